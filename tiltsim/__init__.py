@@ -1,0 +1,20 @@
+"""From specimen to image at every tilt, and the study that joins all of it."""
+
+from tiltsim.conventions import TiltConvention
+from tiltsim.errors import SettingsError
+from tiltsim.images import apply_dose
+from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
+from tiltsim.simulate import pair_images, simulate
+
+__all__ = [
+    "Detector",
+    "FrozenPhonons",
+    "Microscope",
+    "Numerics",
+    "SettingsError",
+    "TiltConvention",
+    "TiltSeries",
+    "apply_dose",
+    "pair_images",
+    "simulate",
+]
