@@ -100,7 +100,8 @@ def periods(parent: ParentCell, axis: tuple[int, int, int]) -> int:
 
 def slices_per_layer(period: float) -> int:
     """Multislice slices in one ``period`` (Å) along the beam: even and at most 2 Å thick (perovskite planes
-    are half of 3.9 Å apart along [100], a quarter of 5.5 Å along [110])."""
+    are half of 3.9 Å apart along [100], a quarter of 5.5 Å along [110]).
+    """
     return 2 * int(np.ceil(period / 4.0))
 
 

@@ -224,9 +224,7 @@ def orthorhombic(samarium: float = 0.13, antipolar: float = 1.0) -> ParentCell:
     positions = [
         (np.multiply((antipolar, 1.0, antipolar), p) if s == "Sm" else np.asarray(p)) for s, p in PNMA_SITES
     ]
-    unit = crystal(
-        [s for s, _ in PNMA_SITES], positions, spacegroup=62, cellpar=[*PNMA_CELL, 90, 90, 90]
-    )
+    unit = crystal([s for s, _ in PNMA_SITES], positions, spacegroup=62, cellpar=[*PNMA_CELL, 90, 90, 90])
     axes = np.array([[0.5, 0, -0.5], [0.5, 0, 0.5], [0, -0.5, 0]])
     atoms = _in_pseudocubic(unit, axes, np.array([0.0, 0.25, 0.0]))
     atoms.set_cell(atoms.cell * (vegard(samarium) / _A_SMFEO3), scale_atoms=True)

@@ -65,7 +65,9 @@ def projected_truth(atoms: Atoms, sites: NDArray[np.str_]) -> xr.Dataset:
     xy = atoms.positions[:, :2]
     for site in ("A", "B"):
         if not np.any(sites == site):
-            raise SpecimenError(f"the specimen has no {site} site; name its elements with {site.lower()}_site.")
+            raise SpecimenError(
+                f"the specimen has no {site} site; name its elements with {site.lower()}_site."
+            )
     a, b = (_columns(xy[sites == site], box) for site in ("A", "B"))
     offset = a[None] - b[:, None]
     # Copies of every A column in the neighbouring periods, for boxes one cell wide.

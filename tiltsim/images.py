@@ -63,12 +63,16 @@ def apply_dose(image: xr.DataArray, dose_per_A2: float, seed: int) -> xr.DataArr
         Detected fraction, with ``dose_per_A2`` and ``dose_seed`` in its attributes.
     """
     if not dose_per_A2 > 0:
-        raise SettingsError(f"dose {dose_per_A2:g} e/Å² must be positive; 1e4 to 1e5 is usual, inf is noise-free.")
+        raise SettingsError(
+            f"dose {dose_per_A2:g} e/Å² must be positive; 1e4 to 1e5 is usual, inf is noise-free."
+        )
     if np.isinf(dose_per_A2):
         return image.copy()
     area = float(abs(image.x[1] - image.x[0]) * abs(image.y[1] - image.y[0]))
     electrons = dose_per_A2 * area
     counts = np.random.default_rng(seed).poisson(np.clip(np.nan_to_num(image.values), 0, None) * electrons)
-    noisy = image.copy(data=np.where(np.isfinite(image.values), counts / electrons, np.nan).astype(np.float32))
+    noisy = image.copy(
+        data=np.where(np.isfinite(image.values), counts / electrons, np.nan).astype(np.float32)
+    )
     noisy.attrs = {**image.attrs, "dose_per_A2": float(dose_per_A2), "dose_seed": seed}
     return noisy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import abtem
@@ -12,8 +12,8 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
-from structures import Specimen
 
+from structures import Specimen
 from tiltsim.errors import SettingsError
 from tiltsim.phonons import configurations
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
@@ -99,7 +99,7 @@ def plan(
 
 
 def abtem_device(device: str) -> str:
-    """abTEM's name for ``device`` ("auto", "cpu" or "cuda"); auto takes CUDA where CuPy finds one."""
+    """AbTEM's name for ``device`` ("auto", "cpu" or "cuda"); auto takes CUDA where CuPy finds one."""
     if device == "cpu":
         return "cpu"
     if device not in ("auto", "cuda"):
@@ -133,7 +133,7 @@ def scan_image(
     built: abtem.PotentialArray,
     specimen: Specimen,
     microscope: Microscope,
-    detector: Detector,
+    detectors: Sequence[Detector],
     tilt_mrad: tuple[float, float],
     setup: Plan,
     device: str,
@@ -142,8 +142,8 @@ def scan_image(
 
     Returns
     -------
-    ndarray, shape (thickness, y, x)
-        Fraction of the incident beam on the detector.
+    ndarray, shape (detector, thickness, y, x)
+        Fraction of the incident beam on each detector.
     """
     probe = abtem.Probe(
         energy=microscope.energy_keV * 1e3,
@@ -158,13 +158,14 @@ def scan_image(
         built,
         scan=scan,
         # abTEM tilts the propagator, not the wave: the ring stays centred on the tilted beam.
-        detectors=abtem.AnnularDetector(inner=detector.inner, outer=detector.outer),
+        detectors=[abtem.AnnularDetector(inner=d.inner, outer=d.outer) for d in detectors],
         max_batch=_BATCH,
         lazy=True,
     )
-    measured = measured.to_cpu() if device == "gpu" else measured
-    values = np.asarray(measured.compute(progress_bar=False).array, dtype=np.float64)
-    return np.moveaxis(values.reshape(len(setup.exit_planes), *setup.scan), 2, 1)
+    measured = list(measured) if len(detectors) > 1 else [measured]
+    arrays = dask.compute(*(m.to_cpu().array for m in measured))
+    values = np.asarray(arrays, dtype=np.float64)
+    return np.swapaxes(values.reshape(len(detectors), len(setup.exit_planes), *setup.scan), 2, 3)
 
 
 def run(
@@ -201,6 +202,6 @@ def run(
                 if built is None:
                     built = potential(specimen, atoms, setup, on)
                 image = scan_image(
-                    built, specimen, microscope, detector, (tilts.x[i], tilts.y[j]), setup, on
-                )
+                    built, specimen, microscope, [detector], (tilts.x[i], tilts.y[j]), setup, on
+                )[0]
             yield pair, sign, i, j, image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from abtem.core.energy import energy2wavelength
@@ -100,7 +101,7 @@ class TiltSeries:
     def __post_init__(self) -> None:
         """Refuse tilts beyond 1°, unsorted ones, and a cross without a centre."""
         for name, values in (("tilt_x", self.x), ("tilt_y", self.y)):
-            if not values or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+            if not values or any(b <= a for a, b in pairwise(values)):
                 raise SettingsError(f"{name} {list(values)} must be ascending and not empty.")
             for value in values:
                 _check(

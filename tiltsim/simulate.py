@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from structures import Specimen
 
+from structures import Specimen
 from tiltsim import multislice
 from tiltsim.conventions import TiltConvention
 from tiltsim.errors import SettingsError
@@ -32,6 +32,11 @@ def image_count(
     """Multislice images that :func:`simulate` will compute."""
     configurations = max(1, 2 * (phonons or FrozenPhonons()).pairs)
     return len(specimens) * len(tilts.points()) * configurations
+
+
+def image_extent(specimens: Sequence[Specimen]) -> float:
+    """Side of the images, Å, that shows every column of every specimen whole and with its neighbours."""
+    return max(max(s.box) for s in specimens) + _MARGIN
 
 
 def simulate(
@@ -100,7 +105,7 @@ def simulate(
     wanted = tuple(float(t) for t in thicknesses)
     plans = [multislice.plan(s, microscope, tilts, wanted, detector, numerics) for s in chosen]
 
-    extent = field or max(max(s.box) for s in chosen) + _MARGIN
+    extent = field or image_extent(chosen)
     axis = np.arange(0.0, extent, numerics.pixel)
     shape = (len(chosen), len(tilts.x), len(tilts.y), len(wanted), len(axis), len(axis))
     configs = [(0, 0)] if phonons.pairs == 0 else [(p, s) for p in range(phonons.pairs) for s in (1, -1)]

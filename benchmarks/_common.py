@@ -1,0 +1,42 @@
+"""What every benchmark prints and writes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--quick", action="store_true", help="a smaller problem, for a smoke test")
+    return parser.parse_args()
+
+
+def machine() -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
+    packages = ("tiltsim", "abtem", "numpy", "scipy", "torch")
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def report(results: dict[str, Any], path: Path | None) -> None:
+    text = json.dumps(results, indent=2)
+    if path:
+        path.write_text(text + "\n", encoding="utf-8")
+    print(text)

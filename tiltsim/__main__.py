@@ -1,0 +1,5 @@
+"""``python -m tiltsim``."""
+
+from tiltsim.cli import main
+
+main()

@@ -1,0 +1,205 @@
+"""A study from one small TOML or YAML file, checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from tiltsim.errors import SettingsError
+from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
+
+PRESETS = ("quick", "full")
+
+
+@dataclass(frozen=True)
+class SpecimenRequest:
+    """One ``[[specimens]]`` entry; the names are those of :func:`structures.build`."""
+
+    phase: str
+    name: str | None = None
+    samarium: float = 0.0
+    lateral: tuple[int, int] = (2, 2)
+    variant: str = "[111]"
+    beam: str = "[100]"
+    up: str = "[001]"
+    seed: int = 0
+    file: str | None = None
+    a_site: tuple[str, ...] = ()
+    b_site: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TiltRequest:
+    """``[tilt]``: ``n`` tilts from −``largest`` to ``largest`` mrad along each axis."""
+
+    largest: float = 8.0
+    n: int = 5
+    layout: str = "cross"
+
+    def series(self) -> TiltSeries:
+        """The tilts asked for."""
+        if self.layout not in ("cross", "grid"):
+            raise SettingsError(f"tilt.layout {self.layout!r} is unknown; choose cross or grid.")
+        maker = TiltSeries.cross if self.layout == "cross" else TiltSeries.grid
+        return maker(self.largest, self.n)
+
+
+@dataclass(frozen=True)
+class FieldRequest:
+    """``[field]``: the film of domains that the networks learn from.
+
+    Parameters
+    ----------
+    cells : (int, int)
+        Unit cells along x and y.
+    domains : int
+        Number of domains, shared evenly among phases and variants.
+    dose_per_A2 : float
+        Electrons per Å².
+    pixel : float
+        Å.
+    """
+
+    cells: tuple[int, int] = (60, 36)
+    domains: int = 60
+    dose_per_A2: float = 5.0e4
+    pixel: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Refuse fields too small to split or sample."""
+        if min(self.cells) < 12 or max(self.cells) > 1000:
+            raise SettingsError(
+                f"field.cells {list(self.cells)} must be between 12 and 1000 along each axis."
+            )
+        if not 1 <= self.domains <= 10000:
+            raise SettingsError(f"field.domains {self.domains} must be between 1 and 10000.")
+        if not self.dose_per_A2 > 0:
+            raise SettingsError(
+                f"field.dose_per_A2 {self.dose_per_A2:g} must be positive, in electrons per Å²."
+            )
+        if not 0.05 <= self.pixel <= 0.4:
+            raise SettingsError(f"field.pixel {self.pixel:g} Å is outside 0.05 to 0.4 Å.")
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """``[network]``: training of the two networks."""
+
+    epochs: int = 40
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study; every section may be left out.
+
+    ``thicknesses`` are in Å, ascending. ``seed`` governs phonons, domains and dose.
+    """
+
+    title: str = "Apparent polarization from mis-tilt"
+    seed: int = 0
+    thicknesses: tuple[float, ...] = (40.0, 70.0, 100.0)
+    specimens: tuple[SpecimenRequest, ...] = ()
+    microscope: Microscope = dataclasses.field(default_factory=Microscope)
+    detector: Detector = dataclasses.field(default_factory=Detector)
+    tilt: TiltRequest = dataclasses.field(default_factory=TiltRequest)
+    phonons: FrozenPhonons = dataclasses.field(default_factory=FrozenPhonons)
+    numerics: Numerics = dataclasses.field(default_factory=Numerics)
+    field: FieldRequest = dataclasses.field(default_factory=FieldRequest)
+    network: NetworkRequest = dataclasses.field(default_factory=NetworkRequest)
+
+    def __post_init__(self) -> None:
+        """Refuse a study of nothing."""
+        if not self.specimens:
+            raise SettingsError("specimens: name at least one [[specimens]] with a phase.")
+        if not self.thicknesses:
+            raise SettingsError("thicknesses: give at least one, in Å.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form."""
+        return asdict(self)
+
+
+def _known(cls: type, table: Any, name: str) -> None:
+    """Refuse keys that ``cls`` does not have, by their full name."""
+    if not isinstance(table, Mapping):
+        raise SettingsError(f"{name} must be a table of settings.")
+    allowed = [f.name for f in fields(cls)]
+    for key in table:
+        if key not in allowed:
+            raise SettingsError(f"{name}.{key} is not a setting; {name} knows {', '.join(allowed)}.")
+
+
+_SECTIONS: dict[str, type] = {
+    "microscope": Microscope,
+    "detector": Detector,
+    "tilt": TiltRequest,
+    "phonons": FrozenPhonons,
+    "numerics": Numerics,
+    "field": FieldRequest,
+    "network": NetworkRequest,
+}
+
+
+def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
+    """A checked :class:`Study` from nested tables.
+
+    Raises
+    ------
+    SettingsError
+        Naming the key at fault.
+    """
+    for key in table:
+        if key not in {f.name for f in fields(Study)}:
+            raise SettingsError(
+                f"{source}: {key} is not a setting; there are {', '.join(f.name for f in fields(Study))}."
+            )
+    for name, cls in _SECTIONS.items():
+        if name in table:
+            _known(cls, table[name], name)
+    for i, entry in enumerate(table.get("specimens") or []):
+        _known(SpecimenRequest, entry, f"specimens[{i}]")
+    try:
+        return TypeAdapter(Study).validate_python(dict(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or source
+        message = str(first["msg"]).removeprefix("Value error, ").removesuffix(".")
+        raise SettingsError(f"{source}: {where}: {message}.") from error
+
+
+def load_study(source: str | Path) -> Study:
+    """A study from a preset's name or a ``.toml``, ``.yaml`` or ``.yml`` file.
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing, does not parse or holds a bad setting.
+    """
+    if str(source) in PRESETS:
+        text = files("tiltsim").joinpath("presets", f"{source}.toml").read_text(encoding="utf-8")
+        return parse_study(tomllib.loads(text), f"preset {source}")
+    path = Path(source)
+    if not path.is_file():
+        raise SettingsError(
+            f"{path}: no such study file; give a TOML or YAML file or one of {', '.join(PRESETS)}."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(
+            f"{path.name}: not valid {path.suffix.lstrip('.') or 'TOML'}: {reason}."
+        ) from error
+    if not isinstance(table, Mapping):
+        raise SettingsError(f"{path.name}: holds no settings; see the preset quick for an example.")
+    return parse_study(table, path.name)
