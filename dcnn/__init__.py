@@ -1,0 +1,33 @@
+"""Polarization from an atomically resolved image by a small network, without finding every atom.
+
+A network is trained on sub-images of the left part of a field and tested on the right part, in the spirit
+of Nelson et al., npj Comput. Mater. 7, 149 (2021). Everywhere d = mean of the surrounding A columns − B
+column, in pm, x right and y down; positions in Å.
+"""
+
+from dcnn._errors import ModelError
+from dcnn._labels import labelled_windows, split, split_line
+from dcnn._model import Model, load, save
+from dcnn._plotting import plot_learning_curve, plot_split_maps
+from dcnn._prediction import evaluate_split, predict
+from dcnn._settings import TrainSettings
+from dcnn._training import train
+from dcnn._windows import Windows, sub_images
+
+__all__ = [
+    "Model",
+    "ModelError",
+    "TrainSettings",
+    "Windows",
+    "evaluate_split",
+    "labelled_windows",
+    "load",
+    "plot_learning_curve",
+    "plot_split_maps",
+    "predict",
+    "save",
+    "split",
+    "split_line",
+    "sub_images",
+    "train",
+]
