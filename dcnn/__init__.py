@@ -8,7 +8,7 @@ column, in pm, x right and y down; positions in Å.
 from dcnn._errors import ModelError
 from dcnn._labels import labelled_windows, split, split_line
 from dcnn._model import Model, load, save
-from dcnn._plotting import plot_learning_curve, plot_split_maps
+from dcnn._plotting import plot_learning_curve, plot_prediction, plot_split_maps
 from dcnn._prediction import evaluate_split, predict
 from dcnn._settings import TrainSettings
 from dcnn._training import train
@@ -23,6 +23,7 @@ __all__ = [
     "labelled_windows",
     "load",
     "plot_learning_curve",
+    "plot_prediction",
     "plot_split_maps",
     "predict",
     "save",

@@ -100,6 +100,47 @@ def plot_split_maps(
     return figure
 
 
+def plot_prediction(image: xr.DataArray, cells: xr.Dataset, limit_pm: float | None = None) -> Figure:
+    """Draw the image beside maps of both predicted components.
+
+    Parameters
+    ----------
+    image : xarray.DataArray
+        The image predicted from.
+    cells : xarray.Dataset
+        From `predict`.
+    limit_pm : float, optional
+        End of the colour scales; defaults to the 99th percentile.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Image, d_x and d_y; y points down.
+    """
+    xy = np.column_stack([cells["x"].values, cells["y"].values])
+    d = cells["d"].sel(component=["x", "y"]).transpose("component", "cell").values
+    side, norm = _spacing(xy), _limit(limit_pm, d)
+    x, y = image["x"].values, image["y"].values
+    width, height = abs(x[-1] - x[0]), abs(y[-1] - y[0])
+    figure = Figure(figsize=(9.5, 2.6 * min(height / width, 1.6) + 1.0), layout="constrained")
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    low, high = np.nanquantile(image.values, [0.005, 0.998])
+    axes[0].imshow(image.values, cmap="gray", extent=(x[0], x[-1], y[-1], y[0]), vmin=low, vmax=high)
+    axes[0].set_title("image", fontsize=_FONT)
+    for ax, values, name in zip(axes[1:], d, "xy", strict=True):
+        squares = ax.add_collection(_squares(xy, side, values, norm))
+        ax.set_title(f"predicted $d_{name}$, A − B", fontsize=_FONT)
+        ax.set_aspect("equal")
+        bar = figure.colorbar(squares, ax=ax, shrink=0.9)
+        bar.set_label("pm", fontsize=_FONT)
+        bar.ax.tick_params(labelsize=_FONT - 1)
+    for ax in axes:
+        ax.set_xlabel("x (Å)", fontsize=_FONT)
+        ax.tick_params(labelsize=_FONT - 1)
+    axes[0].set_ylabel("y (Å), down", fontsize=_FONT)
+    return figure
+
+
 def plot_learning_curve(model: Model) -> Figure:
     """Draw training and validation error in pm over the epochs, with the epoch that was kept.
 

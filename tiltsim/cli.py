@@ -368,7 +368,7 @@ def predict(
     cells = dcnn.predict(network, picture, centres, stride, device=device)
     with complete_folder(out) as folder:
         analysis.write_dataset(cells, folder / "predicted_cells.nc")
-        analysis.save(analysis.plot_map(picture, cells), folder / "polarization")
+        analysis.save(dcnn.plot_prediction(picture, cells), folder / "prediction")
         d = cells.d.values
         write_json(
             {

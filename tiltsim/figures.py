@@ -84,9 +84,9 @@ def plot_slopes(response: xr.Dataset) -> Figure:
     axes = np.atleast_2d(fig.subplots(2, len(phases), sharex=True, sharey=True, squeeze=False))
     nm = response.thickness.values / 10
     for column, phase in enumerate(phases):
-        for row, (axis, component) in enumerate((("tilt_x", "x"), ("tilt_y", "y"))):
+        for row, component in enumerate("xy"):
             ax = axes[row, column]
-            one = response.sel(phase=phase, component=component, tilt_axis=axis)
+            one = response.sel(phase=phase, component=component, tilt_axis=component)
             for site in ("A", "B"):
                 s = one.sel(site=site)
                 ax.errorbar(
@@ -145,7 +145,7 @@ def plot_lopsided(
     """
     tilts = sorted({t for t in fields if t[1] == 0.0})
     chosen = [tilts[0], (0.0, 0.0), tilts[-1]]
-    fig = Figure(figsize=(9.6, 2.7), layout="constrained")
+    fig = Figure(figsize=(10.4, 2.9), layout="constrained")
     picture, *clouds = fig.subplots(1, 4, width_ratios=[1.45, 1, 1, 1])
     image = fields[(0.0, 0.0)]
     extent_nm = (0, float(image.x[-1]) / 10, float(image.y[-1]) / 10, 0)
@@ -166,7 +166,6 @@ def plot_lopsided(
         )
         table = cells.isel(cell=np.flatnonzero(inside))
         ax.scatter(table.d[:, 0], table.d[:, 1], s=3, alpha=0.3, color="#009E73", lw=0, rasterized=True)
-        true = np.unique(np.round(table.d_true.values, 0), axis=0)
         kinds = np.unique(table.kind)
         true = np.array([table.d_true.values[table.kind.values == k].mean(axis=0) for k in kinds])
         ax.plot(true[:, 0], true[:, 1], "x", color="k", ms=5, mew=1.1, label="true")
@@ -178,7 +177,7 @@ def plot_lopsided(
         ax.axhline(0, color="0.5", lw=0.6)
         ax.axvline(0, color="0.5", lw=0.6)
         name = f"tilt_x = {tilt[0]:+g} mrad" if tilt[0] else "on axis"
-        ax.set_title(f"{name}: mean ({mean[0]:+.1f}, {mean[1]:+.1f}) pm", fontsize=7.5)
+        ax.set_title(f"{name}\nmean ({mean[0]:+.1f}, {mean[1]:+.1f}) pm", **_STYLE)
         ax.set_xlabel("apparent $d_x$ (pm)", **_STYLE)
         _tidy(ax)
     clouds[0].set_ylabel("apparent $d_y$ (pm), y down", **_STYLE)

@@ -56,12 +56,12 @@ class Film:
     @property
     def x(self) -> NDArray[np.float64]:
         """Pixel coordinates along x, Å."""
-        return np.arange(self.weights.shape[2]) * self.pixel
+        return np.arange(self.weights.shape[2], dtype=np.float64) * self.pixel
 
     @property
     def y(self) -> NDArray[np.float64]:
         """Pixel coordinates along y, Å."""
-        return np.arange(self.weights.shape[1]) * self.pixel
+        return np.arange(self.weights.shape[1], dtype=np.float64) * self.pixel
 
 
 def lay_out(images: xr.Dataset, request: FieldRequest, phases: list[str], seed: int) -> Film:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import abtem
 import dask
@@ -115,8 +116,8 @@ def abtem_device(device: str) -> str:
     return "gpu" if found else "cpu"
 
 
-def potential(specimen: Specimen, atoms: Atoms, setup: Plan, device: str) -> abtem.PotentialArray:
-    """Built potential of one configuration (independent-atom model, Lobato's parametrization)."""
+def potential(specimen: Specimen, atoms: Atoms, setup: Plan, device: str) -> Any:
+    """Built abTEM potential of one configuration (independent-atom model, Lobato's parametrization)."""
     slab = atoms * (*setup.tile, 1)
     slab.pbc = True
     return abtem.Potential(
@@ -130,7 +131,7 @@ def potential(specimen: Specimen, atoms: Atoms, setup: Plan, device: str) -> abt
 
 
 def scan_image(
-    built: abtem.PotentialArray,
+    built: Any,
     specimen: Specimen,
     microscope: Microscope,
     detectors: Sequence[Detector],
@@ -162,8 +163,8 @@ def scan_image(
         max_batch=_BATCH,
         lazy=True,
     )
-    measured = list(measured) if len(detectors) > 1 else [measured]
-    arrays = dask.compute(*(m.to_cpu().array for m in measured))
+    each = measured if isinstance(measured, list) else [measured]
+    arrays = dask.compute(*(m.to_cpu().array for m in each))
     values = np.asarray(arrays, dtype=np.float64)
     return np.swapaxes(values.reshape(len(detectors), len(setup.exit_planes), *setup.scan), 2, 3)
 

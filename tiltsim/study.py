@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,9 +104,9 @@ def run_study(
     analysis.write_dataset(images, out / "images.nc")
     lap("simulate")
 
-    reporter.stage("fit columns", images.sizes["phase"] * len(study.tilt.series().points()))
     samples = pair_images(images)
-    response = analysis.tilt_response(samples, truth)
+    reporter.stage("fit columns", samples.intensity.isel(x=0, y=0).size)
+    response = analysis.tilt_response(samples, truth, progress=lambda done, _: reporter.advance(done))
     analysis.write_dataset(response, out / "tilt_response.nc")
     lap("measure")
 
@@ -162,7 +162,7 @@ def _images(
                 device=device,
                 keep_configs=phonons.pairs > 1,
                 field=extent,
-                progress=lambda done, _, base=n * per_specimen: reporter.advance(base + done),
+                progress=_counting_from(n * per_specimen, reporter),
             )
             analysis.write_dataset(part, path)
             parts.append(part)
@@ -177,6 +177,13 @@ def _images(
         merged["plans"] |= other["plans"]
     images.attrs = {**parts[0].attrs, "specification": json.dumps(merged, ensure_ascii=False)}
     return images
+
+
+def _counting_from(base: int, reporter: Reporter) -> Callable[[int, int], None]:
+    def advance(done: int, _: int) -> None:
+        reporter.advance(base + done)
+
+    return advance
 
 
 def _film(
@@ -319,14 +326,13 @@ def _summary(
     for phase in response.phase.values:
         for thickness in response.thickness.values:
             one = response.sel(phase=phase, thickness=thickness)
-            for axis, component in (("tilt_x", "x"), ("tilt_y", "y")):
-                along = one.sel(component=component, tilt_axis=axis)
+            for component in ("x", "y"):
+                along = one.sel(component=component, tilt_axis=component)
                 slopes.append(
                     {
                         "phase": str(phase),
                         "thickness_angstrom": float(thickness),
-                        "tilt_axis": axis,
-                        "component": component,
+                        "along": component,
                         "A_pm_per_mrad": float(along.shift_per_mrad.sel(site="A")),
                         "A_sem": float(along.shift_per_mrad_sem.sel(site="A")),
                         "B_pm_per_mrad": float(along.shift_per_mrad.sel(site="B")),

@@ -1,0 +1,304 @@
+"""From image to columns, unit cells and polar displacement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from .calibration import is_calibrated, lattice_scale, pixel_sizes, with_pixel_size
+from .columns import LEAST_COVERAGE, WINDOW, FittedColumns, refine
+from .errors import ImageError
+from .folding import find_sublattices
+from .growth import grow
+from .lattice import Lattice, find_periods
+from .tables import COVARIANCE_NOTE, SIGN_CONVENTION, cell_table, column_table, flag_counts
+
+Floats = NDArray[np.float64]
+
+ZONES = ("auto", "100", "110")
+A_SITES = ("bright", "dark")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` found.
+
+    Attributes
+    ----------
+    columns : xr.Dataset
+        One row a column.
+    unit_cells : xr.Dataset
+        One row a cell; ``d`` in pm.
+    lattice : Lattice
+        Straight line fit to the A columns, Å.
+    quality : dict
+        JSON-able numbers about the fit.
+    image : xr.DataArray
+        The image on the coordinates that the tables use, Å.
+    """
+
+    columns: xr.Dataset
+    unit_cells: xr.Dataset
+    lattice: Lattice
+    quality: dict[str, Any]
+    image: xr.DataArray
+
+
+def measure(
+    image: xr.DataArray,
+    *,
+    zone: str = "auto",
+    pixel_size: float | None = None,
+    lattice_parameter: float | None = None,
+    anisotropic: bool = False,
+    a_site: str = "bright",
+    window: float = WINDOW,
+    lattice: Lattice | None = None,
+) -> Measurement:
+    """Fit all columns of a perovskite image and measure the polar displacement of every cell.
+
+    Parameters
+    ----------
+    image : xr.DataArray
+        dims ("y", "x"), y down; NaN where there is no data.
+    zone : {"auto", "100", "110"}
+        "100": B in the middle of four A columns. "110": B half-way between two A columns.
+    pixel_size : float, optional
+        Å per px; overrides the image's coordinates.
+    lattice_parameter : float, optional
+        Pseudocubic, Å: recalibrates the image on its own A lattice. Needed, or `pixel_size`, if the image
+        is not calibrated.
+    anisotropic : bool
+        Let that recalibration scale x and y separately.
+    a_site : {"bright", "dark"}
+        Which of the two kinds of column is A.
+    window : float
+        Radius of the fit window, in units of the shortest A-B distance.
+    lattice : Lattice, optional
+        Skip the search and start from this lattice, in the image's coordinates. What it calls A is A.
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    ImageError
+        The image shows no lattice, or only one sublattice; or a parameter is wrong.
+
+    Notes
+    -----
+    Errors assume white noise; ``quality["residual_correlation"]`` says how far that holds. The fitted
+    centre of an asymmetric column is not its centre of mass: compare images fitted alike.
+    """
+    _check(zone, a_site, pixel_size, window)
+    step = pixel_sizes(image)
+    calibrated = is_calibrated(image)
+    if not calibrated and pixel_size is None and lattice_parameter is None:
+        raise ImageError(
+            "image: is not calibrated; pass pixel_size (Å per px) or lattice_parameter (Å, to use its own lattice)."
+        )
+    values = _usable(image)
+    if lattice is None:
+        found = find_sublattices(values, find_periods(values), zone)
+    else:
+        found = _in_pixels(lattice, image, step)
+    near = found.neighbour_distance
+    if near < 2.5:
+        raise ImageError(
+            f"image: A and B columns are only {near:.1f} px apart; give an image with finer sampling."
+        )
+    radius = max(window * near, 2.0)
+    if a_site == "dark" and lattice is None:
+        found = _swapped(found)
+    fitted = _fitted(values, found, near, radius)
+    if lattice is None and _brighter_b(fitted) != (a_site == "dark"):
+        # A narrow column can stand out as the higher one before both are fitted.
+        found = _swapped(found)
+        fitted = _fitted(values, found, near, radius)
+    return _measurement(
+        image, fitted, found, _Scale(pixel_size, lattice_parameter, anisotropic), near, radius
+    )
+
+
+def summary(measurement: Measurement) -> dict[str, Any]:
+    """Numbers of a measurement that fit on one screen, JSON-able.
+
+    Parameters
+    ----------
+    measurement : Measurement
+
+    Returns
+    -------
+    dict
+        ``cells`` (unflagged), ``cells_found``, ``columns_a``, ``columns_b``, ``d_mean_pm``, ``d_sem_pm``
+        and ``d_std_pm`` over unflagged cells as [x, y] (null without cells), ``d_error_pm`` (median
+        standard error of one cell), ``pixel_size_angstrom``, ``lattice``, ``quality``.
+    """
+    cells, columns = measurement.unit_cells, measurement.columns
+    good = cells["flag"].values == 0
+    d, cov = cells["d"].values[good], cells["d_cov"].values[good]
+    count = int(good.sum())
+    std = d.std(0, ddof=1) if count > 1 else np.full(2, np.nan)
+    error = np.sqrt(np.median(np.einsum("nii->ni", cov), 0)) if count else np.full(2, np.nan)
+    site = columns["site"].values
+    return {
+        "cells": count,
+        "cells_found": len(good),
+        "columns_a": int((site == "A").sum()),
+        "columns_b": int((site == "B").sum()),
+        "d_mean_pm": _plain(d.mean(0) if count else np.full(2, np.nan)),
+        "d_sem_pm": _plain(std / np.sqrt(max(count, 1))),
+        "d_std_pm": _plain(std),
+        "d_error_pm": _plain(error),
+        "convention": SIGN_CONVENTION,
+        "pixel_size_angstrom": float(measurement.image.attrs["pixel_size_angstrom"]),
+        "lattice": measurement.lattice.as_dict(),
+        "quality": measurement.quality,
+    }
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What the caller says about the scale."""
+
+    pixel_size: float | None
+    lattice_parameter: float | None
+    anisotropic: bool
+
+
+def _check(zone: str, a_site: str, pixel_size: float | None, window: float) -> None:
+    if zone not in ZONES:
+        raise ImageError(f"zone={zone!r} is unknown; choose one of {', '.join(ZONES)}.")
+    if a_site not in A_SITES:
+        raise ImageError(f"a_site={a_site!r} is unknown; choose one of {', '.join(A_SITES)}.")
+    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
+        raise ImageError(f"pixel_size={pixel_size} must be a positive number of Å per px.")
+    if not 0.3 <= window <= 1.0:
+        raise ImageError(f"window={window} must lie between 0.3 and 1 A-B distances.")
+
+
+def _usable(image: xr.DataArray) -> Floats:
+    values = np.asarray(image.values, dtype=np.float64)
+    values = np.where(np.isfinite(values), values, np.nan)
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ImageError("image: holds no finite pixel; give an image with data.")
+    if np.nanmax(values) == np.nanmin(values):
+        raise ImageError("image: is constant; give an image with data.")
+    return values
+
+
+def _fitted(values: Floats, lattice: Lattice, near: float, radius: float) -> FittedColumns:
+    sites = grow(values, lattice, radius=radius, least_coverage=LEAST_COVERAGE)
+    return refine(values, sites, near=near, radius=radius)
+
+
+def _in_pixels(lattice: Lattice, image: xr.DataArray, step: tuple[float, float]) -> Lattice:
+    unit = "Å" if is_calibrated(image) else "px"
+    if lattice.units != unit:
+        raise ImageError(
+            f"lattice: is in {lattice.units} but the image in {unit}; give both in the same unit."
+        )
+    start = float(image["x"][0]), float(image["y"][0])
+    moved = Lattice(
+        (lattice.origin[0] - start[0], lattice.origin[1] - start[1]),
+        lattice.a, lattice.b, lattice.b_fraction, lattice.zone, lattice.units,
+    )  # fmt: skip
+    return moved.scaled(1 / step[0], 1 / step[1], "px")
+
+
+def _brighter_b(fitted: FittedColumns) -> bool:
+    amplitude, good = fitted.fit.parameters[:, 0], fitted.flag == 0
+    a, b = amplitude[fitted.is_a & good], amplitude[~fitted.is_a & good]
+    return bool(len(a) and len(b) and np.median(b) > np.median(a))
+
+
+def _swapped(lattice: Lattice) -> Lattice:
+    origin = np.array(lattice.origin) + np.array(lattice.b_fraction) @ lattice.vectors
+    return Lattice(
+        (float(origin[0]), float(origin[1])), lattice.a, lattice.b, lattice.b_fraction, lattice.zone
+    )
+
+
+def _measurement(
+    image: xr.DataArray,
+    fitted: FittedColumns,
+    found: Lattice,
+    request: _Scale,
+    near: float,
+    radius: float,
+) -> Measurement:
+    straight, spread = _straight(fitted, found)
+    step, calibrated = pixel_sizes(image), is_calibrated(image)
+    size, note = step, str(image.attrs.get("calibration", "from the image's coordinates"))
+    if request.pixel_size is not None:
+        size, note = (request.pixel_size, request.pixel_size), "pixel size given by the user"
+    if request.lattice_parameter is not None:
+        # An uncalibrated image counts as square pixels of one unit until its lattice sets the scale.
+        before = straight.scaled(size[0], size[1], "Å" if calibrated else "px")
+        scale = lattice_scale(before, request.lattice_parameter, anisotropic=request.anisotropic)
+        size = (size[0] * scale[0], size[1] * scale[1])
+        note = f"on its own lattice of {request.lattice_parameter:g} Å"
+        note += ", x and y separately" if request.anisotropic else ""
+    scaled = with_pixel_size(image, size, note)
+    attrs = {
+        "source": str(image.attrs.get("source", "array")),
+        "pixel_size_x_angstrom": size[0],
+        "pixel_size_y_angstrom": size[1],
+        "calibration": note,
+        "zone": found.zone,
+        "directions": "x right, y down",
+    }
+    columns = column_table(fitted, size, attrs)
+    cells = cell_table(columns, straight.scaled(size[0], size[1], "Å"), attrs)
+    start = float(scaled["x"][0]), float(scaled["y"][0])
+    for table in (columns, cells):
+        for axis, first in zip(("x", "y"), start, strict=True):
+            table[axis] = (table[axis] + first).assign_attrs(table[axis].attrs)
+    final = straight.scaled(size[0], size[1], "Å")
+    moved = (final.origin[0] + start[0], final.origin[1] + start[1])
+    final = Lattice(moved, final.a, final.b, final.b_fraction, final.zone, "Å")
+    good = fitted.flag == 0
+    amplitude = fitted.fit.parameters[:, 0]
+    kinds = [amplitude[good & kind] for kind in (fitted.is_a, ~fitted.is_a)]
+    medians = [float(np.median(kind)) if len(kind) else None for kind in kinds]
+    quality: dict[str, Any] = {
+        "columns_flagged": flag_counts(fitted.flag),
+        "cells_flagged": flag_counts(cells["flag"].values),
+        "b_over_a": medians[1] / medians[0] if medians[0] and medians[1] is not None else None,
+        "residual_over_amplitude": float(np.median(fitted.fit.residual / np.abs(amplitude))),
+        "residual_correlation": _plain(np.array([fitted.residual_correlation]))[0],
+        "lattice_rms_angstrom": spread * float(np.sqrt(size[0] * size[1])),
+        "neighbour_distance_px": near,
+        "window_radius_px": radius,
+        "sweeps": fitted.sweeps,
+        "last_move_px": fitted.last_move,
+        "errors_assume": COVARIANCE_NOTE,
+    }
+    return Measurement(columns, cells, final, quality, scaled)
+
+
+def _straight(fitted: FittedColumns, found: Lattice) -> tuple[Lattice, float]:
+    """Least-squares lattice through the good A columns, and their rms distance from it, px."""
+    use = fitted.is_a & (fitted.flag == 0)
+    if use.sum() < 4:
+        use = fitted.is_a
+    index = fitted.index[use]
+    design = np.column_stack([np.ones(len(index)), index])
+    position = fitted.fit.parameters[use, 2:4]
+    if np.linalg.matrix_rank(design) < 3:
+        raise ImageError("image: its A columns lie on one line; give an image with at least one full cell.")
+    solution, *_ = np.linalg.lstsq(design, position, rcond=None)
+    rest = position - design @ solution
+    origin, a, b = ((float(row[0]), float(row[1])) for row in solution)
+    return Lattice(origin, a, b, found.b_fraction, found.zone), float(np.sqrt((rest**2).sum(1).mean()))
+
+
+def _plain(values: Floats) -> list[float | None]:
+    """JSON has no NaN."""
+    return [float(v) if np.isfinite(v) else None for v in values]

@@ -1,0 +1,78 @@
+"""Write results so that a file is either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+
+def write_dataset(ds: xr.Dataset, path: str | Path) -> Path:
+    """Write netCDF4, compressed, under a temporary name that is then renamed.
+
+    Parameters
+    ----------
+    ds : xr.Dataset
+    path : str or Path
+        Folders are made.
+
+    Returns
+    -------
+    Path
+    """
+    encoding = {
+        str(name): {"zlib": True, "complevel": 4}
+        for name, variable in ds.variables.items()
+        if np.issubdtype(variable.dtype, np.floating) and variable.ndim
+    }
+    return _renamed(
+        Path(path),
+        lambda temporary: ds.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=encoding),
+    )
+
+
+def save(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
+    """Write a figure as PNG (200 dpi) and SVG.
+
+    Parameters
+    ----------
+    figure : Figure
+    stem : str or Path
+        Path without the suffix; folders are made.
+
+    Returns
+    -------
+    tuple of Path
+        PNG, SVG.
+    """
+    base = Path(stem)
+    png, svg = (
+        _renamed(
+            base.parent / f"{base.name}.{kind}",
+            lambda temporary, kind=kind: figure.savefig(temporary, format=kind, dpi=200),  # type: ignore[misc]
+        )
+        for kind in ("png", "svg")
+    )
+    return png, svg
+
+
+def _renamed(path: Path, write: Callable[[Path], object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes private files; a result is as readable as any other file of the user.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,80 @@
+"""The film of domains shows the simulated cells where and as the truth says."""
+
+import numpy as np
+import pytest
+
+import analysis
+import structures
+import tiltsim
+from tests.tiltsim.conftest import COARSE, DETECTOR
+from tiltsim import SettingsError
+from tiltsim.config import FieldRequest
+from tiltsim.film import film_truth, lay_out, render
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    specimen = structures.build("R3c", thickness=20.0)
+    images = tiltsim.simulate(
+        specimen,
+        tilts=tiltsim.TiltSeries.cross(6.0, 3),
+        thicknesses=[20.0],
+        detector=DETECTOR,
+        phonons=tiltsim.FrozenPhonons(0),
+        numerics=COARSE,
+    )
+    return specimen, images
+
+
+@pytest.fixture(scope="module")
+def film(simulated):
+    return lay_out(simulated[1], FieldRequest(cells=(24, 24), domains=8), ["R3c"], seed=2)
+
+
+def inside(cells, truth):
+    """Fitted d and true d of the cells well inside a domain."""
+    found = np.c_[cells.x, cells.y]
+    wanted = np.c_[truth.x, truth.y]
+    nearest = np.linalg.norm(found[:, None] - wanted[None], axis=-1).argmin(axis=1)
+    keep = (truth.share.values[nearest] > 0.99) & (cells.flag.values == 0)
+    return cells.d.values[keep], truth.d.values[nearest][keep], truth.kind.values[nearest][keep]
+
+
+def test_fitted_cells_agree_with_the_truth_in_all_four_variants(simulated, film):
+    specimen, images = simulated
+    picture = render(film, images, (0.0, 0.0), 20.0)
+    fitted, true, kind = inside(
+        analysis.measure(picture, zone="100").unit_cells, film_truth(film, {"R3c": specimen.truth}, ["R3c"])
+    )
+    assert set(kind) == {0, 1, 2, 3}
+    assert len(fitted) > 150
+    # the known on-axis bias of the Fe–O column is a few pm; a flipped sign would be 47 pm
+    assert np.abs(fitted - true).max() < 10.0
+
+
+def test_mirrored_domains_see_the_same_tilt(simulated, film):
+    """A variant's apparent d under tilt is the mirror of the simulated variant's under mirrored tilt."""
+    specimen, images = simulated
+    response = analysis.tilt_response(images, {"R3c": specimen.truth}).isel(phase=0, thickness=0)
+    picture = render(film, images, (6.0, 0.0), 20.0)
+    fitted, _, kind = inside(
+        analysis.measure(picture, zone="100").unit_cells, film_truth(film, {"R3c": specimen.truth}, ["R3c"])
+    )
+    for k, (_, (mx, my)) in enumerate(film.kinds):
+        expected = response.d_apparent.sel(tilt_x=mx * 6.0, tilt_y=0.0).values * (mx, my)
+        np.testing.assert_allclose(np.median(fitted[kind == k], axis=0), expected, atol=1.0)
+
+
+def test_layout_is_seeded_and_shares_evenly(simulated):
+    request = FieldRequest(cells=(24, 24), domains=16)
+    one, two, other = (lay_out(simulated[1], request, ["R3c"], seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one.weights, two.weights)
+    assert np.abs(one.weights - other.weights).max() > 0.5
+    np.testing.assert_allclose(one.weights.sum(axis=0), 1, atol=1e-5)
+    assert one.weights.mean(axis=(1, 2)).min() > 0.1
+
+
+def test_tilts_that_were_not_simulated_are_refused(simulated, film):
+    for tilt in ((3.0, 0.0), (6.0, 6.0)):
+        with pytest.raises(SettingsError, match="simulated"):
+            render(film, simulated[1], tilt, 20.0)
