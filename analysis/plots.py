@@ -39,8 +39,10 @@ def plot_polarization(image: xr.DataArray, measurement: Measurement, radius_pm: 
         Not registered with pyplot; see `analysis.save`.
     """
     image = _aligned(image, measurement)
-    figure = Figure(figsize=(7.2, 6.8), layout="constrained")
-    axes = figure.subplots(2, 3, width_ratios=(1, 1, 0.22))
+    # The upper row takes the image's own shape, so that wide and tall fields leave no gaps.
+    tallness = float(np.clip(image.sizes["y"] / image.sizes["x"], 0.4, 1.6))
+    figure = Figure(figsize=(7.2, 3.7 + 3.1 * tallness), layout="constrained")
+    axes = figure.subplots(2, 3, width_ratios=(1, 1, 0.22), height_ratios=(tallness, 1))
     legend, empty = axes[:, 2]
     empty.set_axis_off()
     numbers = summary(measurement)

@@ -68,10 +68,10 @@ class FieldRequest:
         Å.
     """
 
-    cells: tuple[int, int] = (60, 36)
-    domains: int = 60
+    cells: tuple[int, int] = (48, 32)
+    domains: int = 48
     dose_per_A2: float = 5.0e4
-    pixel: float = 0.15
+    pixel: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse fields too small to split or sample."""

@@ -39,6 +39,14 @@ def image_extent(specimens: Sequence[Specimen]) -> float:
     return max(max(s.box) for s in specimens) + _MARGIN
 
 
+def distinct_names(specimens: Sequence[Specimen]) -> list[str]:
+    """Names of the specimens, which must differ: they label the ``phase`` coordinate."""
+    names = [s.name for s in specimens]
+    if not names or len(set(names)) < len(names):
+        raise SettingsError(f"specimens {names} need different names; give each its own name.")
+    return names
+
+
 def simulate(
     specimens: Specimen | Sequence[Specimen],
     microscope: Microscope | None = None,
@@ -92,9 +100,7 @@ def simulate(
         Naming the setting and the fix.
     """
     chosen = [specimens] if isinstance(specimens, Specimen) else list(specimens)
-    names = [s.name for s in chosen]
-    if not chosen or len(set(names)) < len(names):
-        raise SettingsError(f"specimens {names} need different names; set name= when building.")
+    names = distinct_names(chosen)
     if engine != "multislice":
         raise SettingsError(f"engine {engine!r} is unknown; 'multislice' is the one there is.")
     microscope, tilts = microscope or Microscope(), tilts or TiltSeries.cross(8.0, 5)

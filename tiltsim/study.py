@@ -21,9 +21,10 @@ from tiltsim import figures
 from tiltsim.config import SpecimenRequest, Study
 from tiltsim.film import Film, film_truth, lay_out, render
 from tiltsim.images import apply_dose
+from tiltsim.multislice import plan
 from tiltsim.output import make_folder, read_dataset, write_json
 from tiltsim.report import write_report
-from tiltsim.simulate import image_count, image_extent, pair_images, simulate
+from tiltsim.simulate import distinct_names, image_count, image_extent, pair_images, simulate
 
 
 class Reporter(Protocol):
@@ -90,7 +91,7 @@ def run_study(
     thickest = max(study.thicknesses)
     specimens = [build_specimen(r, thickest) for r in study.specimens]
     truth = {s.name: s.truth for s in specimens}
-    image_count(specimens, study.tilt.series(), study.phonons)  # refuses clashing names and bad tilts
+    _refuse_early(study, specimens)
     out = make_folder(out)
     seconds: dict[str, float] = {}
 
@@ -124,6 +125,15 @@ def run_study(
     write_json(summary, out / "summary.json")
     write_report(summary, drawn, out / "report.html")
     return summary
+
+
+def _refuse_early(study: Study, specimens: Sequence[structures.Specimen]) -> None:
+    """Everything that can be wrong with a study is found before anything is written."""
+    distinct_names(specimens)
+    for specimen in specimens:
+        plan(
+            specimen, study.microscope, study.tilt.series(), study.thicknesses, study.detector, study.numerics
+        )
 
 
 def _images(

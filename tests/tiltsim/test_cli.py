@@ -28,7 +28,7 @@ def tiltsim_command(monkeypatch, capsys):
     return run
 
 
-def lattice_image(n=160, cell=20.0, d=(3.0, -1.0)):
+def lattice_image(n=160, cell=20.0, d=(2.0, -0.7)):
     """A square perovskite lattice of Gaussian columns, px; B moved by −d."""
     axis = np.arange(n)
     image = np.full((n, n), 0.1)
@@ -76,7 +76,7 @@ def test_measure_keeps_signs_and_writes_everything(tiltsim_command, tmp_path):
     assert code == 0, text
     summary = json.loads((out / "summary.json").read_text())
     # d = A − B: B was moved by −d
-    np.testing.assert_allclose(summary["d_mean_pm"], [60.0, -20.0], atol=0.5)
+    np.testing.assert_allclose(summary["d_mean_pm"], [40.0, -14.0], atol=0.5)
     assert summary["pixel_size_angstrom"] == pytest.approx(0.2)
     for key in ("cells", "columns_a", "columns_b", "d_std_pm", "seconds"):
         assert key in summary
