@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 import xarray as xr
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 import analysis
@@ -30,6 +20,7 @@ import tiltsim
 from tiltsim.config import PRESETS, load_study
 from tiltsim.errors import SettingsError
 from tiltsim.output import complete_folder, write_json
+from tiltsim.progress import progress_bars
 from tiltsim.report import write_report
 from tiltsim.simulate import image_count
 from tiltsim.study import run_study
@@ -63,30 +54,6 @@ DatasetName = Annotated[
     str | None, typer.Option(help="Which signal of a file that holds several.", show_default=False)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-
-
-class Bars:
-    """Progress bars, one a stage, with the time left."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._task: Any = None
-
-    def stage(self, text: str, total: int) -> None:
-        """A stage of ``total`` steps begins."""
-        self._task = self._bars.add_task(text, total=total)
-
-    def advance(self, done: int) -> None:
-        """``done`` steps of the stage are finished."""
-        self._bars.update(self._task, completed=done)
-
-
-@contextmanager
-def _bars() -> Iterator[Bars]:
-    with Progress(
-        TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
-    ) as bars:  # fmt: skip
-        yield Bars(bars)
 
 
 def _two(text: str, name: str) -> tuple[float, float]:
@@ -213,7 +180,7 @@ def simulate(
         raise SettingsError(f"--thicknesses {thicknesses!r} must be numbers in Å, such as 50,100.") from None
     tilts = TiltRequest(tilt, steps, layout).series()
     phonons = tiltsim.FrozenPhonons(pairs, seed)
-    with complete_folder(out) as folder, _bars() as bars:
+    with complete_folder(out) as folder, progress_bars(console) as bars:
         bars.stage("simulate images", image_count([specimen], tilts, phonons))
         images = tiltsim.simulate(
             specimen,
@@ -323,7 +290,7 @@ def train(
             _load(image, pixel_size, dataset), zone=zone, lattice_parameter=lattice_parameter
         )
     picture = m.image
-    with complete_folder(out) as folder, _bars() as bars:
+    with complete_folder(out) as folder, progress_bars(console) as bars:
         bars.stage("train", epochs)
         model = dcnn.train(picture, m.unit_cells, settings, progress=lambda epoch, *_: bars.advance(epoch))
         predictions, metrics = dcnn.evaluate_split(model, picture, m.unit_cells)
@@ -399,7 +366,7 @@ def study(
     Example: tiltsim study quick --out out/study
     """
     request = load_study(source)
-    with _bars() as bars:
+    with progress_bars(console) as bars:
         summary = run_study(request, out, device=device, reporter=bars)
     table = Table(title="apparent polarization per mrad of tilt (pm per mrad, A − B)")
     for heading in ("phase", "thickness", "along x", "along y"):

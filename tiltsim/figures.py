@@ -103,7 +103,9 @@ def plot_slopes(response: xr.Dataset) -> Figure:
         axes[1, column].set_xlabel("thickness (nm)", **_STYLE)
     axes[0, 0].set_ylabel("along x\n(pm per mrad)", **_STYLE)
     axes[1, 0].set_ylabel("along y\n(pm per mrad)", **_STYLE)
-    axes[0, 0].legend(fontsize=7, frameon=False)
+    fig.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7, frameon=False
+    )
     return fig
 
 
