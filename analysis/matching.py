@@ -113,6 +113,9 @@ class Truth:
             gap = b[:, None] - (a[None] + np.array(fraction) @ vectors)
             gap -= np.rint(gap / self.period) * self.period
             misfit.append(float(np.hypot(gap[..., 0], gap[..., 1]).min(1).mean()))
+        spacing = float(np.hypot(*(np.array(fractions[int(np.argmin(misfit))]) @ vectors)))
+        if min(misfit) > 0.3 * spacing:
+            raise ImageError(f"zone {zone}: the truth's B columns do not sit there; use the other zone.")
         # Of all copies, an A column near the image's middle: growth is surest from there.
         middle = np.array([float(image["x"].mean()), float(image["y"].mean())])
         copies = a + np.rint((middle - a) / self.period) * self.period

@@ -48,6 +48,10 @@ class Measurement:
     image: xr.DataArray
 
 
+#: Shortest distance of neighbouring A columns, Å, that is taken for a perovskite (2.7 to 4.2 are known).
+PLAUSIBLE_SPACING = (2.0, 6.0)
+
+
 def measure(
     image: xr.DataArray,
     *,
@@ -120,9 +124,16 @@ def measure(
         # A narrow column can stand out as the higher one before both are fitted.
         found = _swapped(found)
         fitted = _fitted(values, found, near, radius)
-    return _measurement(
+    result = _measurement(
         image, fitted, found, _Scale(pixel_size, lattice_parameter, anisotropic), near, radius
     )
+    spacing = min(float(np.hypot(*result.lattice.a)), float(np.hypot(*result.lattice.b)))
+    if not PLAUSIBLE_SPACING[0] <= spacing <= PLAUSIBLE_SPACING[1]:
+        raise ImageError(
+            f"image: A columns come out {spacing:.4g} Å apart, which no perovskite has; check pixel_size or "
+            "lattice_parameter (both in Å: 0.02 nm is 0.2 Å)."
+        )
+    return result
 
 
 def summary(measurement: Measurement) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .calibration import with_pixel_size
 from .colours import colour_wheel, direction_colours
+from .errors import ImageError
 from .measuring import Measurement, summary
 
 Floats = NDArray[np.float64]
@@ -37,7 +38,14 @@ def plot_polarization(image: xr.DataArray, measurement: Measurement, radius_pm: 
     -------
     Figure
         Not registered with pyplot; see `analysis.save`.
+
+    Raises
+    ------
+    ImageError
+        The radius is not positive.
     """
+    if not (np.isfinite(radius_pm) and radius_pm > 0):
+        raise ImageError(f"radius_pm={radius_pm:g} must be positive: the displacement of full colour, in pm.")
     image = _aligned(image, measurement)
     # The upper row takes the image's own shape, so that wide and tall fields leave no gaps.
     tallness = float(np.clip(image.sizes["y"] / image.sizes["x"], 0.4, 1.6))
@@ -247,19 +255,19 @@ def _cloud(ax: Axes, cells: xr.Dataset) -> None:
     ax.text(
         0.03,
         0.02,
-        label,
+        label + "\nbars: sd; ±: standard error",
         transform=ax.transAxes,
         va="bottom",
-        fontsize=6.5,
+        fontsize=6,
         bbox={"color": "white", "pad": 1},
     )
-    inset = ax.inset_axes((0.62, 0.15, 0.35, 0.20))
+    inset = ax.inset_axes((0.64, 0.14, 0.34, 0.18))
     top = float(np.quantile(error, 0.99)) * 1.6
     for n, (name, colour) in enumerate((("x", "#31688e"), ("y", "#d1603d"))):
         inset.hist(
             error[:, n], bins=30, range=(0, top), histtype="step", color=colour, lw=1, label=f"$d_{name}$"
         )
-    inset.set_xlabel("error of d, one cell (pm)", fontsize=6.5, labelpad=1)
+    inset.set_xlabel("fit error of one cell (pm)", fontsize=6, labelpad=1)
     inset.set_yticks([])
     inset.tick_params(labelsize=6, pad=1)
     inset.legend(fontsize=6, frameon=False, handlelength=1, loc="upper right")

@@ -25,7 +25,7 @@ def tilt_response(
     images: xr.Dataset,
     truth: Mapping[str, xr.Dataset],
     *,
-    zone: str = "100",
+    zone: str | None = None,
     window: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -38,10 +38,11 @@ def tilt_response(
         optionally ``pair``: independent phonon samples, each measured by itself. Tilts in mrad, lengths
         in Å. An image that is all NaN was not simulated and stays NaN in the result.
     truth : mapping of str to xr.Dataset
-        One per phase: dims ``column`` (``x``, ``y`` in Å inside one period, ``site``, ``unique`` id) and
+        One per phase: dims ``column`` (``x``, ``y`` in Å inside one period, ``site``) and
         ``cell`` (``cell_x``, ``cell_y`` in Å, ``cell_d`` in pm); attributes ``period_x``, ``period_y``, Å.
-    zone : {"100", "110"}
-        How B sits between A, see `measure`.
+    zone : {"100", "110"}, optional
+        How B sits between A, see `measure`; by default the attribute ``zone`` of each phase's truth, or
+        "100" where it has none.
     window : float, optional
         Radius of the fit window in A-B distances, see `measure`.
     progress : callable, optional
@@ -73,20 +74,21 @@ def tilt_response(
         raise ImageError(f"truth: lacks phase {lacking[0]!r}; give one dataset for each phase of the images.")
     shape = intensity.shape[:5]  # phase, tilt_x, tilt_y, thickness, pair
     truths = [read_truth(truth[name], name) for name in phases]
+    zones = [zone or str(truth[name].attrs.get("zone", "100")) for name in phases]
     results: dict[tuple[int, ...], TruthColumns] = {}
     total = int(np.prod(shape))
     for done, where in enumerate(product(*(range(n) for n in shape)), 1):
         values = intensity[where]
         if np.isfinite(values.values).any():
             try:
-                results[where] = truths[where[0]].measure(values, zone, window)
+                results[where] = truths[where[0]].measure(values, zones[where[0]], window)
             except ImageError as error:
                 raise ImageError(f"{_named(intensity, where, has_pair)}: {error}") from error
         if progress is not None:
             progress(done, total)
     if not results:
         raise ImageError("images: hold no finite image; simulate at least one tilt.")
-    return _assembled(intensity, truths, results, zone)
+    return _assembled(intensity, truths, results, ", ".join(sorted(set(zones))))
 
 
 def _ordered(images: xr.Dataset) -> tuple[xr.DataArray, bool]:
@@ -158,7 +160,9 @@ def _assembled(
         return np.hypot(by_site[name][0], by_site[name][1])
 
     d_true = np.stack([one.cell_d.mean(0) for one in truths])[:, None, None, None, :]
-    d_apparent, d_apparent_sem = _mean_sem(cells.reshape(*grid, n_pair * most_cells, 2))
+    # Cells share their A columns, so their own scatter would be too small an error: A and B columns are the
+    # independent samples.
+    d_apparent, _ = _mean_sem(cells.reshape(*grid, n_pair * most_cells, 2))
     measured = np.isfinite(by_site["shift"][0])
     shape_both = both("shape", 4)
     # Angles repeat every π: average the direction of twice the angle.
@@ -176,7 +180,7 @@ def _assembled(
         "theta": ((*dims, "site"), theta, {"units": "rad", "long_name": "mean major axis, x towards y"}),
         "d_true": (flat, np.where(measured, d_true, np.nan), d_attrs),
         "d_apparent": (flat, d_apparent, d_attrs),
-        "d_apparent_sem": (flat, d_apparent_sem, pm),
+        "d_apparent_sem": (flat, quadrature("shift_sem"), pm),
         "d_bias": (flat, difference("shift"), d_attrs | {"long_name": "shift of A minus shift of B"}),
         "d_bias_sem": (flat, quadrature("shift_sem"), pm),
         "shift_per_mrad": ((*lines, "site", "component", "tilt_axis"), both("slope", 2), per),

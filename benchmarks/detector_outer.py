@@ -66,16 +66,20 @@ def positions(periods: Any, specimen: Any, microscope: Any, names: list[str], th
     return analysis.tilt_response(dataset, dict.fromkeys(names, specimen.truth))
 
 
-def difference(one: xr.Dataset, other: xr.Dataset) -> dict[str, float]:
-    """Largest differences over thickness, tilt and component of two responses of one phase."""
-    shift = abs(one["shift"].values - other["shift"].values)  # (tilt_x, tilt_y, thickness, site, component)
+def difference(one: xr.Dataset, other: xr.Dataset) -> dict[str, dict[str, float]]:
+    """Root mean square and largest differences over thickness, tilt and component of two responses of one phase."""
+    shift = one["shift"].values - other["shift"].values  # (tilt_x, tilt_y, thickness, site, component)
+    bias = one.d_bias.values - other.d_bias.values
     slope = (one.d_bias.diff("tilt_x").values - other.d_bias.diff("tilt_x").values) / (TILTS[1] - TILTS[0])
-    return {
-        "a_pm": float(shift[..., 0, :].max()),
-        "b_pm": float(shift[..., 1, :].max()),
-        "d_bias_pm": float(abs(one.d_bias.values - other.d_bias.values).max()),
-        "d_bias_pm_per_mrad": float(abs(slope).max()),
-    }
+    result = {}
+    for name, values in {
+        "a_pm": shift[..., 0, :],
+        "b_pm": shift[..., 1, :],
+        "d_bias_pm": bias,
+        "d_bias_pm_per_mrad": slope,
+    }.items():
+        result[name] = {"rms": float(np.sqrt(np.mean(values**2))), "max": float(abs(values).max())}
+    return result
 
 
 def main() -> None:

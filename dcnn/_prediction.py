@@ -125,7 +125,7 @@ def evaluate_split(
                 f"No {subset} window lies beside the line x = {split_x:.4g} Å; pass another split_x."
             )
         label = cut["d_label"].values
-        d = _apply(model, cut["intensity"].values, "auto")
+        d = _apply(model, cut["intensity"].values, model.settings.device)
         metrics[subset] = _metrics(label, d, np.asarray(model.card["label_mean_pm"]))
         xy = np.column_stack([cut["x"].values, cut["y"].values])
         part = cells_like(xy, cut["index"].values, d_label=label, d=d)

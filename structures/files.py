@@ -26,14 +26,13 @@ def write(specimen: Specimen, path: str | Path) -> Path:
         raise SpecimenError(f"{path.name}: unknown structure format; use .xyz or .cif.")
     atoms = specimen.atoms.copy()
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    if path.suffix == ".cif":
-        ase.io.write(partial, atoms, format="cif")
-    else:
+    if path.suffix != ".cif":
         atoms.set_array("site", specimen.sites.astype("U1"))
         atoms.info["tiltsim"] = json.dumps(
             {
                 "name": specimen.name,
                 "layer": specimen.layer,
+                "slices": specimen.slices,
                 "lean_mrad": list(specimen.lean_mrad),
                 "shear_mrad": specimen.shear_mrad,
                 "sigmas": dict(specimen.sigmas),
@@ -42,8 +41,11 @@ def write(specimen: Specimen, path: str | Path) -> Path:
             },
             ensure_ascii=False,
         )
-        ase.io.write(partial, atoms, format="extxyz")
-    os.replace(partial, path)
+    try:
+        ase.io.write(partial, atoms, format="cif" if path.suffix == ".cif" else "extxyz")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
@@ -51,7 +53,7 @@ def _load_atoms(path: Path) -> Atoms:
     if not path.is_file():
         raise SpecimenError(f"{path}: no such structure file; check the path.")
     try:
-        atoms = ase.io.read(path, format="cif" if path.suffix == ".cif" else "extxyz")
+        atoms = ase.io.read(path, format="cif" if path.suffix.lower() == ".cif" else "extxyz")
     except Exception as error:
         raise SpecimenError(
             f"{path.name}: not a readable {path.suffix or 'structure'} file "
@@ -66,16 +68,46 @@ def _label_sites(
     atoms: Atoms, a_site: Sequence[str], b_site: Sequence[str], name: str
 ) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
     symbols = np.array(atoms.get_chemical_symbols())
+    shared = sorted(set(a_site) & set(b_site))
+    if shared:
+        raise SpecimenError(
+            f"{name}: {', '.join(shared)} cannot be on a_site and b_site; name each element once."
+        )
     sites = np.full(len(symbols), "X")
     for label, elements in (("A", a_site), ("B", b_site)):
         missing = [e for e in elements if e not in symbols]
-        if not elements or len(missing) == len(elements):
+        if not elements or missing:
+            what = f"{', '.join(missing)} not found" if missing else "not named"
             raise SpecimenError(
-                f"{name}: no {label} site; name the elements on it with {label.lower()}_site "
+                f"{name}: {label} site: {what}; name the elements on it with {label.lower()}_site "
                 f"(the file holds {', '.join(sorted(set(symbols)))})."
             )
         sites[np.isin(symbols, list(elements))] = label
     return sites
+
+
+def _restored(atoms: Atoms, name: str) -> Specimen:
+    """The specimen that :func:`write` stored."""
+    # extxyz hands JSON objects over already parsed
+    stored = atoms.info["tiltsim"]
+    try:
+        stored = json.loads(stored) if isinstance(stored, str) else stored
+        return Specimen(
+            name=stored["name"],
+            atoms=Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=(True, True, False)),
+            sites=np.asarray(atoms.arrays["site"], dtype="U1"),
+            layer=float(stored["layer"]),
+            slices=int(stored["slices"]),
+            lean_mrad=(float(stored["lean_mrad"][0]), float(stored["lean_mrad"][1])),
+            shear_mrad=float(stored["shear_mrad"]),
+            sigmas=stored["sigmas"],
+            polarization=np.asarray(stored["polarization"], dtype=float),
+            specification=stored["specification"],
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise SpecimenError(
+            f"{name}: its specimen settings are damaged; write it again with tiltsim."
+        ) from error
 
 
 def read(
@@ -112,22 +144,7 @@ def read(
     path = Path(path)
     atoms = _load_atoms(path)
     if "tiltsim" in atoms.info:
-        # extxyz hands JSON objects over already parsed
-        stored = atoms.info.pop("tiltsim")
-        stored = json.loads(stored) if isinstance(stored, str) else stored
-        sites = np.asarray(atoms.arrays.pop("site"), dtype="U1")
-        slab = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=(True, True, False))
-        return Specimen(
-            name=stored["name"],
-            atoms=slab,
-            sites=sites,
-            layer=stored["layer"],
-            lean_mrad=(stored["lean_mrad"][0], stored["lean_mrad"][1]),
-            shear_mrad=stored["shear_mrad"],
-            sigmas=stored["sigmas"],
-            polarization=np.asarray(stored["polarization"], dtype=float),
-            specification=stored["specification"],
-        )
+        return _restored(atoms, path.name)
     parent = ParentCell(
         path.stem,
         Atoms(atoms.symbols, scaled_positions=atoms.get_scaled_positions(), cell=atoms.cell, pbc=True),

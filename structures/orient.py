@@ -112,7 +112,14 @@ def cut(
 
     Fractional coordinates are those of the crystal; the axes are made orthogonal, which takes out the
     shear that :class:`Orientation` records. The first atomic plane lies half a slice deep, so that each
-    of the :func:`slices_per_layer` slices of a period holds one plane at its centre.
+    slice holds one plane at its centre.
+
+    Parameters
+    ----------
+    lateral : (int, int)
+        Pseudocubic periods along x and y.
+    layers : int
+        Translation periods of the crystal along the beam.
 
     Returns
     -------
@@ -129,7 +136,7 @@ def cut(
             )
     if layers < 1:
         raise SpecimenError("thickness is below one layer; ask for at least one period along the beam.")
-    stack = layers + layers % periods(parent, orientation.z)
+    stack = layers * periods(parent, orientation.z)
     counts = np.array([*lateral, stack])
     axes = np.array([orientation.x, orientation.y, orientation.z]) * counts[:, None]
     matrix = axes / np.asarray(parent.repeat)
@@ -139,14 +146,8 @@ def cut(
     block.set_cell(np.diag(orientation.lengths * counts), scale_atoms=True)
     period = float(orientation.lengths[2])
     z = (block.positions[:, 2] / period + 0.5 / slices_per_layer(period)) % stack
-    keep = z < layers - 1e-9
     positions = block.positions.copy()
     positions[:, 2] = z * period
-    atoms = Atoms(
-        block.symbols[keep],
-        positions=positions[keep],
-        cell=orientation.lengths * [*lateral, layers],
-        pbc=(True, True, False),
-    )
+    atoms = Atoms(block.symbols, positions=positions, cell=block.cell, pbc=(True, True, False))
     atoms.wrap()
-    return atoms, parent.sites[block.get_array("row")[keep]]
+    return atoms, parent.sites[block.get_array("row")]

@@ -13,7 +13,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from structures.errors import SpecimenError
-from structures.orient import cut, orient, slices_per_layer
+from structures.orient import cut, orient, periods, slices_per_layer
 from structures.parents import U_ISO_ASSUMED, ParentCell, parse_direction
 from structures.phases import (
     MonoclinicModel,
@@ -40,17 +40,21 @@ class Specimen:
     sites : ndarray of str, shape (atoms,)
         "A", "B" or "X".
     layer : float
-        Period along the beam, Å: thicknesses are whole numbers of it.
+        Translation period of the crystal along the beam, Å: thicknesses are whole numbers of it, so that
+        the projected truth is that of every thickness.
+    slices : int
+        Multislice slices in a layer; each holds one atomic plane at its centre.
     lean_mrad : tuple of float
         Lean (x, y) of this variant's columns that was taken out to make the box orthogonal. A microscope
         tilt t looks along the columns where t equals the lean: add it to a simulated tilt to get the tilt
         relative to the orthogonal reference axes.
     shear_mrad : float
-        In-plane shear taken out.
+        In-plane shear taken out: how far the angle between x and y fell short of 90°.
     sigmas : mapping
         Debye-Waller rms displacement per axis of each element, Å.
     polarization : ndarray, shape (3,)
-        Born polarization along x, y, z, µC/cm² (NaN if charges are not known).
+        Born polarization along image x, y, z (right, down, along the beam), µC/cm²; NaN if charges are
+        not known.
     specification : mapping
         How it was asked for, including seed and modelling assumptions; JSON-able.
     """
@@ -59,6 +63,7 @@ class Specimen:
     atoms: Atoms
     sites: NDArray[np.str_]
     layer: float
+    slices: int = 2
     lean_mrad: tuple[float, float] = (0.0, 0.0)
     shear_mrad: float = 0.0
     sigmas: Mapping[str, float] = field(default_factory=dict)
@@ -73,7 +78,7 @@ class Specimen:
     @property
     def slice_thickness(self) -> float:
         """Thickness of a multislice slice that holds one atomic plane, Å."""
-        return self.layer / slices_per_layer(self.layer)
+        return self.layer / self.slices
 
     @property
     def thickness(self) -> float:
@@ -120,8 +125,16 @@ def assemble(
     if not np.isfinite(thickness) or not 0 < thickness <= 2000:
         raise SpecimenError(f"thickness {thickness} Å is outside 0 to 2000 Å; give it in Å (100 Å = 10 nm).")
     orientation = orient(parent, beam_axis, up_axis)
-    layers = max(1, round(thickness / orientation.lengths[2]))
+    repeats = periods(parent, orientation.z)
+    layer = float(orientation.lengths[2]) * repeats
+    layers = max(1, round(thickness / layer))
     atoms, sites = cut(parent, orientation, lateral, layers)
+    if seed < 0:
+        raise SpecimenError(f"seed {seed} must not be negative.")
+    if not name.strip() or set(name) & set("/\\:") or name.startswith("."):
+        raise SpecimenError(
+            f"name {name!r} must be usable as a file name: no slashes, colons or leading dots."
+        )
     if samarium:
         sites_a = np.flatnonzero(sites == "A")
         chosen = np.random.default_rng(seed).choice(
@@ -141,7 +154,8 @@ def assemble(
         name=name,
         atoms=atoms,
         sites=sites,
-        layer=float(orientation.lengths[2]),
+        layer=layer,
+        slices=slices_per_layer(float(orientation.lengths[2])) * repeats,
         lean_mrad=orientation.lean_mrad,
         shear_mrad=orientation.shear_mrad,
         sigmas=sigmas,
@@ -149,6 +163,7 @@ def assemble(
         specification={
             **specification,
             "samarium": samarium,
+            "samarium_atoms": int(np.sum(np.array(atoms.get_chemical_symbols()) == "Sm")),
             "lateral": list(lateral),
             "beam": list(beam_axis),
             "up": list(up_axis),
@@ -185,7 +200,8 @@ def build(
     lateral : (int, int)
         Periods along image x and y. The distorted phases need multiples of two along ⟨100⟩.
     thickness : float
-        Along the beam, Å; rounded to whole pseudocubic layers.
+        Along the beam, Å; rounded to whole periods of the crystal (two pseudocubic cells in the distorted
+        phases).
     variant : direction
         Which of the eight ⟨111⟩ variants: the direction of d, up to the phase's own [uuv].
     beam, up : direction
@@ -217,6 +233,7 @@ def build(
     """
     if not 0.0 <= samarium <= 1.0:
         raise SpecimenError(f"samarium {samarium} is not a fraction; give 0.07 for 7 %.")
+    phase = next((known for known in PHASES if known.lower() == phase.lower()), phase)
     if phase == "R3c":
         parent = rhombohedral(samarium)
     elif phase == "Cc":

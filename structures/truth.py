@@ -59,7 +59,8 @@ def projected_truth(atoms: Atoms, sites: NDArray[np.str_]) -> xr.Dataset:
     xarray.Dataset
         ``x``, ``y`` (column), Å, with ``site``; ``cell_x``, ``cell_y`` (cell): the B column, Å;
         ``cell_d`` (cell, component): mean of the surrounding A columns − B column, pm. Surrounding are
-        the A columns at the shortest distance: four along [100], two along [110].
+        the A columns at the shortest distance: four along [100], two along [110], as attribute ``zone``
+        tells.
     """
     box = np.diag(atoms.cell.array)[:2]
     xy = atoms.positions[:, :2]
@@ -74,15 +75,22 @@ def projected_truth(atoms: Atoms, sites: NDArray[np.str_]) -> xr.Dataset:
     shifts = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), axis=-1).reshape(-1, 2) * box
     offset = (offset[:, :, None, :] + shifts).reshape(len(b), -1, 2)
     distance = np.linalg.norm(offset, axis=-1)
-    d = np.empty((len(b), 2))
+    d, neighbours = np.empty((len(b), 2)), set()
     for i in range(len(b)):
-        near = distance[i] < 1.3 * distance[i].min()
+        # With the largest displacements known (60 pm) the far A columns are at 1.4 × the near ones along
+        # [110]; the next shell is at 1.7 or more.
+        near = distance[i] < 1.5 * distance[i].min()
         if near.sum() not in (2, 4):
             raise SpecimenError(
                 f"a B column has {near.sum()} nearest A columns in this projection, not 4 ([100]) or 2 ([110]); "
                 "choose another beam direction."
             )
+        neighbours.add(int(near.sum()))
         d[i] = offset[i][near].mean(axis=0) * 100.0
+    if len(neighbours) > 1:
+        raise SpecimenError(
+            "B columns differ in their number of A neighbours; choose another beam direction."
+        )
     angstrom = {"units": "Å"}
     return xr.Dataset(
         {
@@ -103,6 +111,7 @@ def projected_truth(atoms: Atoms, sites: NDArray[np.str_]) -> xr.Dataset:
             "period_y": float(box[1]),
             "period_units": "Å",
             "axes": "x right, y down, z along the beam",
+            "zone": "100" if neighbours == {4} else "110",
         },
     )
 

@@ -44,6 +44,11 @@ class TiltRequest:
     n: int = 5
     layout: str = "cross"
 
+    def __post_init__(self) -> None:
+        """Refuse series without the zone axis itself."""
+        if self.n % 2 == 0:
+            raise SettingsError(f"tilt.n {self.n} must be odd, so that tilt 0 is among them.")
+
     def series(self) -> TiltSeries:
         """The tilts asked for."""
         if self.layout not in ("cross", "grid"):
@@ -101,7 +106,8 @@ class NetworkRequest:
 class Study:
     """A whole study; every section may be left out.
 
-    ``thicknesses`` are in Å, ascending. ``seed`` governs phonons, domains and dose.
+    ``thicknesses`` are in Å, ascending. ``seed`` governs phonons (added to ``phonons.seed``), domains and
+    dose.
     """
 
     title: str = "Apparent polarization from mis-tilt"
@@ -122,6 +128,8 @@ class Study:
             raise SettingsError("specimens: name at least one [[specimens]] with a phase.")
         if not self.thicknesses:
             raise SettingsError("thicknesses: give at least one, in Å.")
+        if self.seed < 0:
+            raise SettingsError(f"seed {self.seed} must not be negative.")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able form."""
@@ -165,7 +173,10 @@ def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
     for name, cls in _SECTIONS.items():
         if name in table:
             _known(cls, table[name], name)
-    for i, entry in enumerate(table.get("specimens") or []):
+    specimens = table.get("specimens") or []
+    if not isinstance(specimens, list):
+        raise SettingsError(f"{source}: specimens must be a list of tables, [[specimens]] in TOML.")
+    for i, entry in enumerate(specimens):
         _known(SpecimenRequest, entry, f"specimens[{i}]")
     try:
         return TypeAdapter(Study).validate_python(dict(table))
@@ -173,7 +184,26 @@ def parse_study(table: Mapping[str, Any], source: str = "study") -> Study:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or source
         message = str(first["msg"]).removeprefix("Value error, ").removesuffix(".")
-        raise SettingsError(f"{source}: {where}: {message}.") from error
+        if where != source:
+            message = (
+                f"{where}: {message[0].lower()}{message[1:]}, not {first['input']!r}"
+                if first["type"] != "value_error"
+                else message
+            )
+        raise SettingsError(f"{source}: {message}.") from error
+
+
+def preset_text(name: str) -> str:
+    """The TOML file behind a preset.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise SettingsError(f"{name!r} is no preset; choose one of {', '.join(PRESETS)}.")
+    return files("tiltsim").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
 
 
 def load_study(source: str | Path) -> Study:
@@ -185,8 +215,7 @@ def load_study(source: str | Path) -> Study:
         If the file is missing, does not parse or holds a bad setting.
     """
     if str(source) in PRESETS:
-        text = files("tiltsim").joinpath("presets", f"{source}.toml").read_text(encoding="utf-8")
-        return parse_study(tomllib.loads(text), f"preset {source}")
+        return parse_study(tomllib.loads(preset_text(str(source))), f"preset {source}")
     path = Path(source)
     if not path.is_file():
         raise SettingsError(

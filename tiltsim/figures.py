@@ -147,7 +147,7 @@ def plot_lopsided(
     """
     tilts = sorted({t for t in fields if t[1] == 0.0})
     chosen = [tilts[0], (0.0, 0.0), tilts[-1]]
-    fig = Figure(figsize=(10.4, 2.9), layout="constrained")
+    fig = Figure(figsize=(8.6, 2.5), layout="constrained")
     picture, *clouds = fig.subplots(1, 4, width_ratios=[1.45, 1, 1, 1])
     image = fields[(0.0, 0.0)]
     extent_nm = (0, float(image.x[-1]) / 10, float(image.y[-1]) / 10, 0)
@@ -179,7 +179,7 @@ def plot_lopsided(
         ax.axhline(0, color="0.5", lw=0.6)
         ax.axvline(0, color="0.5", lw=0.6)
         name = f"tilt_x = {tilt[0]:+g} mrad" if tilt[0] else "on axis"
-        ax.set_title(f"{name}\nmean ({mean[0]:+.1f}, {mean[1]:+.1f}) pm", **_STYLE)
+        ax.set_title(f"{name}\nmean ({mean[0]:+.1f}, {mean[1]:+.1f}) pm", fontsize=7)
         ax.set_xlabel("apparent $d_x$ (pm)", **_STYLE)
         _tidy(ax)
     clouds[0].set_ylabel("apparent $d_y$ (pm), y down", **_STYLE)

@@ -177,6 +177,12 @@ def render(film: Film, images: xr.Dataset, tilt_mrad: tuple[float, float], thick
     )
 
 
+def _stretched(truth: xr.Dataset, lattice: float) -> NDArray[np.float64]:
+    """Mean d (x, y) of a specimen, pm, once its cells are stretched onto the film's ``lattice`` as drawn."""
+    periods = np.array([truth.attrs["period_x"], truth.attrs["period_y"]])
+    return np.asarray(truth.cell_d.mean("cell").values * lattice / (periods / np.round(periods / _EDGE)))
+
+
 def film_truth(film: Film, truth: dict[str, xr.Dataset], phases: list[str]) -> xr.Dataset:
     """True polar displacement of every cell of ``film``, away from its border.
 
@@ -200,9 +206,7 @@ def film_truth(film: Film, truth: dict[str, xr.Dataset], phases: list[str]) -> x
     share = np.stack(
         [map_coordinates(w, [y / film.pixel, x / film.pixel], order=1) for w in film.weights], axis=1
     )
-    d = np.array(
-        [truth[phases[phase]].cell_d.mean("cell").values * np.asarray(mirror) for phase, mirror in film.kinds]
-    )
+    d = np.array([_stretched(truth[phases[phase]], film.lattice) * mirror for phase, mirror in film.kinds])
     angstrom = {"units": "Å"}
     return xr.Dataset(
         {

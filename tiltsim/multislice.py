@@ -68,7 +68,7 @@ def plan(
     """
     angle = numerics.angle(detector, tilts)
     box = np.array(specimen.box)
-    tile = np.maximum(1, np.ceil(numerics.minimum_box / box - 1e-6)).astype(int)
+    tile = np.maximum(1, np.ceil(numerics.box(max(thicknesses), microscope) / box - 1e-6)).astype(int)
     # abTEM keeps the inner two thirds of the reciprocal grid.
     sampling = (2.0 / 3.0) / (2.0 * angle * 1e-3 / microscope.wavelength)
     gpts = [next_fast_len(int(np.ceil(length / sampling)), real=True) for length in box * tile]
@@ -88,12 +88,11 @@ def plan(
         raise SettingsError(
             f"thicknesses {list(thicknesses)} Å must ascend by at least one layer ({specimen.layer:.2f} Å)."
         )
-    per_layer = round(specimen.layer / specimen.slice_thickness)
     return Plan(
         (int(tile[0]), int(tile[1])),
         (gpts[0], gpts[1]),
         (scan[0], scan[1]),
-        tuple(n * per_layer - 1 for n in layers),
+        tuple(n * specimen.slices - 1 for n in layers),
         tuple(n * specimen.layer for n in layers),
         angle,
     )
@@ -123,7 +122,8 @@ def potential(specimen: Specimen, atoms: Atoms, setup: Plan, device: str) -> Any
     return abtem.Potential(
         slab,
         gpts=setup.gpts,
-        slice_thickness=specimen.slice_thickness,
+        # One by one: from a single number abTEM may round up to a slice too many.
+        slice_thickness=(specimen.slice_thickness,) * round(specimen.thickness / specimen.slice_thickness),
         projection="infinite",
         exit_planes=setup.exit_planes,
         device=device,

@@ -17,6 +17,17 @@ import xarray as xr
 from tiltsim.errors import SettingsError
 
 
+def check_folder(out: Path) -> None:
+    """Refuse a folder that cannot be written into, before any work and without creating anything."""
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"--out {out} cannot be written (it is a file); choose another folder.")
+    nearest = next(parent for parent in (out, *out.absolute().parents) if parent.is_dir())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"--out {out} cannot be written (no permission in {nearest}); choose another folder."
+        )
+
+
 @contextmanager
 def complete_folder(out: Path) -> Iterator[Path]:
     """A folder to write into whose files move to ``out`` only if the block ends without an error."""
@@ -53,8 +64,11 @@ def make_folder(path: Path) -> Path:
 def write_text(text: str, path: Path) -> None:
     """Write ``text`` under a temporary name and rename it to ``path``."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
@@ -93,9 +107,10 @@ def read_dataset(path: Path) -> xr.Dataset:
         If the file is missing, damaged or not netCDF.
     """
     if not path.is_file():
-        raise SettingsError(f"{path}: no such file; check the path.")
+        raise SettingsError(f"{path}: no such file; check the path (a folder will not do).")
     try:
         with xr.open_dataset(path, engine="netcdf4") as dataset:
-            return dataset.load()
+            # Encodings of the file (string lengths!) must not limit what is joined to it and written again.
+            return dataset.load().drop_encoding()
     except (OSError, ValueError, RuntimeError) as error:
         raise SettingsError(f"{path.name}: not a readable netCDF4 dataset; it may be truncated.") from error

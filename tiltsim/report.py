@@ -31,7 +31,10 @@ def write_report(summary: Mapping[str, Any], pictures: Mapping[str, Path], path:
         loader=PackageLoader("tiltsim"), autoescape=select_autoescape(), undefined=StrictUndefined
     )
     environment.filters["pm"] = _pm
-    worst = max(summary["tilt_response"], key=lambda row: abs(row["bias_pm_per_mrad"]), default=None)
+    clear = [
+        r for r in summary["tilt_response"] if abs(r["bias_pm_per_mrad"] or 0) > 3 * (r["bias_sem"] or 0)
+    ]
+    worst = max(clear, key=lambda row: abs(row["bias_pm_per_mrad"]), default=None)
     write_text(
         environment.get_template("report.html").render(
             s=summary, worst=worst, pictures={name: _embedded(p) for name, p in pictures.items()}

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 from abtem.core.energy import energy2wavelength
+from abtem.transfer import polar_aliases, polar_symbols
 
 from tiltsim.errors import SettingsError
 
@@ -53,6 +54,13 @@ class Microscope:
             "semiangle_cutoff", self.semiangle_cutoff, 5, 60, "mrad", "give the semi-angle in mrad, e.g. 30"
         )
         _check("source_fwhm", self.source_fwhm, 0, 3, "Å", "give the source size in Å, e.g. 0.8")
+        known = {*polar_symbols, *polar_aliases}
+        for name, value in self.aberrations.items():
+            if name not in known or not np.isfinite(value):
+                raise SettingsError(
+                    f"aberrations.{name} = {value} is not one abTEM knows; use finite values of "
+                    f"{', '.join(sorted(known))}."
+                )
 
     @property
     def wavelength(self) -> float:
@@ -168,6 +176,7 @@ class FrozenPhonons:
     def __post_init__(self) -> None:
         """Refuse negative counts."""
         _check("phonons.pairs", self.pairs, 0, 10000, "", "give a whole number of (u, −u) pairs")
+        _check("phonons.seed", self.seed, 0, 2**63, "", "give a whole number that is not negative")
 
 
 @dataclass(frozen=True)
@@ -178,9 +187,10 @@ class Numerics:
     ----------
     band_limit : float, optional
         Largest scattering angle kept, mrad; default 1.75 × (detector outer + largest tilt).
-    minimum_box : float
+    minimum_box : float, optional
         The supercell is repeated laterally until the box is at least this wide, Å, so that the probe
-        does not meet its own periodic copy.
+        does not meet its own periodic copy. Default: the width of the probe's cone at the exit surface,
+        2 × semi-angle × thickness, and at least 7.5 Å (docs/physics.md).
     scan_oversampling : float
         Scan points per point demanded by the image's band limit. At 1 the Fourier interpolation is
         exact; below 1 it aliases frequencies that the source size has all but removed.
@@ -189,15 +199,22 @@ class Numerics:
     """
 
     band_limit: float | None = None
-    minimum_box: float = 7.5
+    minimum_box: float | None = None
     scan_oversampling: float = 1.0
     pixel: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse absurd values."""
-        _check("minimum_box", self.minimum_box, 1, 200, "Å", "15 to 40 Å is usual")
+        if self.minimum_box is not None:
+            _check("minimum_box", self.minimum_box, 1, 200, "Å", "8 to 40 Å is usual")
         _check("scan_oversampling", self.scan_oversampling, 0.6, 4, "", "1 is exact")
         _check("pixel", self.pixel, 0.02, 0.3, "Å", "0.1 Å is usual")
+
+    def box(self, thickness: float, microscope: Microscope) -> float:
+        """Least width of the multislice box for a ``thickness`` in Å, Å."""
+        if self.minimum_box is not None:
+            return self.minimum_box
+        return max(7.5, 2.0 * microscope.semiangle_cutoff * 1e-3 * thickness)
 
     def angle(self, detector: Detector, tilts: TiltSeries) -> float:
         """Band limit in mrad for ``detector`` and ``tilts``.

@@ -6,9 +6,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import xarray as xr
@@ -19,12 +20,16 @@ import dcnn
 import structures
 from tiltsim import figures
 from tiltsim.config import SpecimenRequest, Study
+from tiltsim.errors import SettingsError
 from tiltsim.film import Film, film_truth, lay_out, render
 from tiltsim.images import apply_dose
-from tiltsim.multislice import plan
+from tiltsim.multislice import abtem_device, plan
 from tiltsim.output import make_folder, read_dataset, write_json
 from tiltsim.report import write_report
 from tiltsim.simulate import distinct_names, image_count, image_extent, pair_images, simulate
+
+#: The two networks of a study: sub-images on B columns, and a regular window.
+MODES: tuple[Literal["centred"], Literal["sliding"]] = ("centred", "sliding")
 
 
 class Reporter(Protocol):
@@ -91,8 +96,10 @@ def run_study(
     thickest = max(study.thicknesses)
     specimens = [build_specimen(r, thickest) for r in study.specimens]
     truth = {s.name: s.truth for s in specimens}
-    _refuse_early(study, specimens)
+    _refuse_early(study, specimens, device)
     out = make_folder(out)
+    for stale in ("summary.json", "report.html"):
+        (out / stale).unlink(missing_ok=True)  # of an earlier run: they would not fit the new datasets
     seconds: dict[str, float] = {}
 
     def lap(name: str) -> None:
@@ -115,7 +122,7 @@ def run_study(
     analysis.write_dataset(cells, out / "unit_cells.nc")
     lap("film")
 
-    networks = _networks(study, fields, cells, out, reporter)
+    networks = _networks(study, fields, cells, out, device, reporter)
     lap("networks")
 
     summary = _summary(study, images, response, cells, networks, specimens)
@@ -127,10 +134,18 @@ def run_study(
     return summary
 
 
-def _refuse_early(study: Study, specimens: Sequence[structures.Specimen]) -> None:
-    """Everything that can be wrong with a study is found before anything is written."""
+def _refuse_early(study: Study, specimens: Sequence[structures.Specimen], device: str) -> None:
+    """Everything that a user can get wrong is found before anything is written or simulated."""
     distinct_names(specimens)
+    abtem_device(device)
+    for mode in MODES:
+        _train_settings(study, mode, device)
     for specimen in specimens:
+        if specimen.truth.attrs["zone"] != "100":
+            raise SettingsError(
+                f"specimen {specimen.name}: a study's film of domains needs a [100]-type projection; "
+                "use `tiltsim simulate` for [110]."
+            )
         plan(
             specimen, study.microscope, study.tilt.series(), study.thicknesses, study.detector, study.numerics
         )
@@ -141,7 +156,7 @@ def _images(
 ) -> xr.Dataset:
     """Simulated images of all specimens, each kept as soon as it is finished."""
     tilts = study.tilt.series()
-    phonons = study.phonons if study.phonons.seed else type(study.phonons)(study.phonons.pairs, study.seed)
+    phonons = replace(study.phonons, seed=study.phonons.seed + study.seed)
     per_specimen = image_count(specimens[:1], tilts, phonons)
     extent = image_extent(specimens)
     work = make_folder(out / ".work")
@@ -150,10 +165,11 @@ def _images(
     for n, specimen in enumerate(specimens):
         key = json.dumps(
             [
-                specimen.specification,
+                _fingerprint(specimen),
                 study.as_dict() | {"specimens": [], "title": "", "field": {}, "network": {}},
                 extent,
                 version("tiltsim"),
+                version("abtem"),
             ],
             sort_keys=True,
         )
@@ -187,6 +203,17 @@ def _images(
         merged["plans"] |= other["plans"]
     images.attrs = {**parts[0].attrs, "specification": json.dumps(merged, ensure_ascii=False)}
     return images
+
+
+def _fingerprint(specimen: structures.Specimen) -> str:
+    """Digest of everything about a specimen that its images depend on."""
+    atoms = specimen.atoms
+    parts = (
+        atoms.positions.round(9).tobytes(), atoms.cell.array.round(9).tobytes(), atoms.numbers.tobytes(),
+        "".join(specimen.sites).encode(), json.dumps(dict(specimen.sigmas), sort_keys=True).encode(),
+        json.dumps([specimen.name, specimen.layer, specimen.slices, dict(specimen.specification)]).encode(),
+    )  # fmt: skip
+    return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
 def _counting_from(base: int, reporter: Reporter) -> Callable[[int, int], None]:
@@ -269,6 +296,7 @@ def _networks(
     fields: dict[tuple[float, float], xr.DataArray],
     cells: xr.Dataset,
     out: Path,
+    device: str,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Train the centred and the sliding-window network on the truth at zero tilt; test them at every tilt."""
@@ -277,10 +305,8 @@ def _networks(
     # The true displacement at the fitted B column: the label a simulation has and an experiment lacks.
     labelled = {tilt: _labelled(at_tilt(cells, tilt)) for tilt in fields}
     results: dict[str, Any] = {}
-    for mode in ("centred", "sliding"):
-        settings = dcnn.TrainSettings(
-            windows=dcnn.Windows(mode=mode), epochs=study.network.epochs, seed=study.network.seed
-        )
+    for mode in MODES:
+        settings = _train_settings(study, mode, device)
         reporter.stage(f"train network ({mode})", settings.epochs)
         model = dcnn.train(
             fields[zero], labelled[zero], settings, progress=lambda epoch, *_: reporter.advance(epoch)
@@ -293,23 +319,26 @@ def _networks(
             _, at = dcnn.evaluate_split(model, image, labelled[tilt])
             bias[tilt] = at["test"]["bias_pm"]
         results[mode] = {"model": model, "predictions": predictions, "metrics": metrics, "bias": bias}
-    line = dcnn.split_line(fields[zero])
+    # Fits are judged on the cells that the centred network is tested on.
+    line, windows = dcnn.split_line(fields[zero]), dcnn.Windows()
     fit = {}
     for tilt in fields:
         table = at_tilt(cells, tilt)
-        right = table.isel(cell=np.flatnonzero((table.x > line) & (table.flag == 0)))
+        right = table.isel(
+            cell=np.flatnonzero((dcnn.split(table, windows, line) == "test") & (table.flag == 0))
+        )
         error = (right.d - right.d_true).values
         fit[tilt] = {"bias": error.mean(axis=0), "rmse": np.sqrt(np.mean(error**2, axis=0)), "n": len(error)}
     results["fit"] = fit
     write_json(
         {
-            **{mode: results[mode]["metrics"] for mode in ("centred", "sliding")},
+            **{mode: results[mode]["metrics"] for mode in MODES},
             "fit_on_test_part": fit[zero],
             "bias_at_tilt": [
                 {
                     "tilt_mrad": list(tilt),
                     "fit": fit[tilt]["bias"],
-                    **{mode: results[mode]["bias"][tilt] for mode in ("centred", "sliding")},
+                    **{mode: results[mode]["bias"][tilt] for mode in MODES},
                 }
                 for tilt in fields
             ],
@@ -317,6 +346,15 @@ def _networks(
         folder / "metrics.json",
     )
     return results
+
+
+def _train_settings(study: Study, mode: Literal["centred", "sliding"], device: str) -> dcnn.TrainSettings:
+    return dcnn.TrainSettings(
+        windows=dcnn.Windows(mode=mode),
+        epochs=study.network.epochs,
+        seed=study.network.seed,
+        device=device,
+    )
 
 
 def _labelled(table: xr.Dataset) -> xr.Dataset:
@@ -338,6 +376,7 @@ def _summary(
             one = response.sel(phase=phase, thickness=thickness)
             for component in ("x", "y"):
                 along = one.sel(component=component, tilt_axis=component)
+                on_axis = along.sel(tilt_x=0.0, tilt_y=0.0)
                 slopes.append(
                     {
                         "phase": str(phase),
@@ -349,8 +388,8 @@ def _summary(
                         "B_sem": float(along.shift_per_mrad_sem.sel(site="B")),
                         "bias_pm_per_mrad": float(along.d_bias_per_mrad),
                         "bias_sem": float(along.d_bias_per_mrad_sem),
-                        "bias_at_zero_pm": float(along.d_bias_at_zero),
-                        "bias_at_zero_sem": float(along.d_bias_at_zero_sem),
+                        "bias_at_zero_pm": float(on_axis.d_bias),
+                        "bias_at_zero_sem": float(on_axis.d_bias_sem),
                     }
                 )
     return {
@@ -370,10 +409,13 @@ def _summary(
             for s in specimens
         ],
         "networks": {
-            **{mode: networks[mode]["metrics"] for mode in ("centred", "sliding")},
+            **{mode: networks[mode]["metrics"] for mode in MODES},
             "fit_on_test_part": networks["fit"][(0.0, 0.0)],
         },
         "cells": int(cells.sizes["cell"]),
+        "columns_per_site": {
+            str(phase): int(response.samples.sel(phase=phase).min()) for phase in response.phase.values
+        },
         "study": study.as_dict(),
         "tilt_convention": images.attrs["tilt_convention"],
     }

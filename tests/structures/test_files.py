@@ -68,6 +68,21 @@ def test_missing_file_sites_and_skew_cells_are_refused(tmp_path):
         structures.read(tmp_path / "skew.cif", a_site=["Ba"], b_site=["Ti"])
 
 
+def test_misspelt_and_doubled_sites_are_refused(tmp_path):
+    path = barium_titanate(tmp_path / "BaTiO3.cif")
+    with pytest.raises(SpecimenError, match="Smm not found"):
+        structures.read(path, a_site=["Ba", "Smm"], b_site=["Ti"])
+    with pytest.raises(SpecimenError, match="once"):
+        structures.read(path, a_site=["Ba"], b_site=["Ba"])
+
+
+def test_damaged_settings_are_one_sentence(tmp_path):
+    path = structures.write(structures.build("SrTiO3", thickness=8), tmp_path / "film.xyz")
+    path.write_text(path.read_text().replace("layer", "lawyer"))
+    with pytest.raises(SpecimenError, match="damaged"):
+        structures.read(path)
+
+
 def test_unknown_format_is_refused_before_writing(tmp_path):
     with pytest.raises(SpecimenError, match=r"\.xyz or \.cif"):
         structures.write(structures.build("SrTiO3", thickness=8), tmp_path / "film.pdb")

@@ -43,6 +43,26 @@ def test_110_projection_shows_d_along_one_axis_only():
     assert specimen.box[0] == pytest.approx(2 * 2**0.5 * 3.9646, abs=0.06)
 
 
+@pytest.mark.parametrize("phase", ["R3c", "Cc"])
+@pytest.mark.parametrize("beam", ["[110]", "[1-10]", "[100]", "[001]"])
+def test_every_variant_can_be_seen_along_every_beam(phase, beam):
+    up = "[010]" if beam == "[001]" else "[001]"
+    for variant in ("[111]", "[-111]", "[1-11]", "[11-1]", "[-1-1-1]"):
+        truth = structures.build(phase, thickness=8, beam=beam, up=up, variant=variant).truth
+        assert truth.attrs["zone"] == ("110" if beam in ("[110]", "[1-10]") else "100")
+        assert 10 < float(np.hypot(*truth.cell_d.mean("cell"))) < 50
+
+
+def test_truth_is_that_of_every_whole_period():
+    """Antipolar Pnma alternates along [001]; thicknesses are whole periods, so the projection is not polar."""
+    for thickness in (40, 44, 100):
+        specimen = structures.build("Pnma", samarium=0.13, thickness=thickness, beam="[001]", up="[010]")
+        np.testing.assert_allclose(specimen.truth.cell_d, 0, atol=0.01)
+        assert specimen.thickness / specimen.layer == pytest.approx(
+            round(specimen.thickness / specimen.layer)
+        )
+
+
 def test_null_is_null_and_has_one_column_of_each():
     specimen = structures.build("SrTiO3", lateral=(1, 1), thickness=20)
     np.testing.assert_allclose(specimen.truth.cell_d, 0, atol=1e-9)
@@ -139,6 +159,9 @@ def test_truth_has_units_everywhere_and_round_trips(tmp_path):
         ({"beam": "[100]", "up": "[100]"}, "parallel"),
         ({"beam": "[100]", "up": "[110]"}, "orthogonal"),
         ({"phase": "SrTiO3", "samarium": 0.1}, "samarium"),
+        ({"seed": -1, "samarium": 0.1}, "seed"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "../x"}, "name"),
     ],
 )
 def test_bad_requests_name_the_argument(arguments, word):

@@ -136,6 +136,33 @@ def test_bad_images_are_one_sentence_and_exit_2(tiltsim_command, tmp_path, name)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--pixel-size", 1e9), "--pixel-size"),
+        (("--pixel-size", 0.02), "--pixel-size"),
+        (("--lattice-parameter", 0.39), "--lattice-parameter"),
+        (("--pixel-size", 0.2, "--radius", -3), "--radius"),
+        (("--pixel-size", 0.2, "--zone", "111"), "zone"),
+    ],
+)
+def test_implausible_options_are_refused_by_name(tiltsim_command, tmp_path, options, word):
+    np.save(tmp_path / "film.npy", lattice_image())
+    code, text = tiltsim_command("measure", tmp_path / "film.npy", *options, "--out", tmp_path / "out")
+    assert code == 2, text
+    assert word in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_preset_can_be_printed_changed_and_read(tiltsim_command, tmp_path):
+    code, text = tiltsim_command("study", "quick", "--show")
+    assert code == 0
+    from tiltsim.config import load_study
+
+    (tmp_path / "mine.toml").write_text(text)
+    assert load_study(tmp_path / "mine.toml") == load_study("quick")
+
+
 def test_no_pixel_size_is_said(tiltsim_command, tmp_path):
     np.save(tmp_path / "film.npy", lattice_image())
     code, text = tiltsim_command("measure", tmp_path / "film.npy", "--out", tmp_path / "out")
@@ -149,6 +176,10 @@ def test_no_pixel_size_is_said(tiltsim_command, tmp_path):
     [
         (("structure", "R9c"), "R9c"),
         (("structure", "R3c", "--samarium", "7"), "samarium"),
+        (("structure", "R3c", "--lateral", "inf"), "--lateral"),
+        (("structure", "R3c", "--seed", "-1"), "--seed"),
+        (("simulate", "my.cif"), "tiltsim structure"),
+        (("structure", "R3c", "--thickness", "1e9", "--out", "a/b"), "thickness"),
         (("structure", "nowhere.cif", "--a-site", "Bi", "--b-site", "Fe"), "nowhere.cif"),
         (("simulate", "nowhere.xyz"), "nowhere.xyz"),
         (("study", "nowhere.toml"), "nowhere.toml"),

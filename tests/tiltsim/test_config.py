@@ -39,6 +39,9 @@ def test_yaml_and_toml_say_the_same(tmp_path):
         ('[[specimens]]\nphase = "R3c"\n[field]\ncells = [2, 2]', "field.cells"),
         ('[[specimens]]\nphase = "R3c"\n[microscope]\nenergy = 200', "microscope.energy"),
         ("specimens = [", "not valid toml"),
+        ("specimens = 3", "list"),
+        ('seed = -1\n[[specimens]]\nphase = "R3c"', "seed"),
+        ('[[specimens]]\nphase = "R3c"\n[tilt]\nn = 4', "tilt.*odd"),
     ],
 )
 def test_mistakes_name_the_key(tmp_path, text, words):

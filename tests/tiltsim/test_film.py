@@ -14,11 +14,11 @@ from tiltsim.film import film_truth, lay_out, render
 
 @pytest.fixture(scope="module")
 def simulated():
-    specimen = structures.build("R3c", thickness=20.0)
+    specimen = structures.build("R3c", thickness=16.0)
     images = tiltsim.simulate(
         specimen,
         tilts=tiltsim.TiltSeries.cross(6.0, 3),
-        thicknesses=[20.0],
+        thicknesses=[16.0],
         detector=DETECTOR,
         phonons=tiltsim.FrozenPhonons(0),
         numerics=COARSE,
@@ -42,7 +42,7 @@ def inside(cells, truth):
 
 def test_fitted_cells_agree_with_the_truth_in_all_four_variants(simulated, film):
     specimen, images = simulated
-    picture = render(film, images, (0.0, 0.0), 20.0)
+    picture = render(film, images, (0.0, 0.0), 16.0)
     fitted, true, kind = inside(
         analysis.measure(picture, zone="100").unit_cells, film_truth(film, {"R3c": specimen.truth}, ["R3c"])
     )
@@ -58,7 +58,7 @@ def test_mirrored_domains_see_the_same_tilt(simulated, film):
     response = analysis.tilt_response(images, {"R3c": specimen.truth}).isel(phase=0, thickness=0)
     truth = film_truth(film, {"R3c": specimen.truth}, ["R3c"])
     fitted = {
-        tilt: inside(analysis.measure(render(film, images, (tilt, 0.0), 20.0), zone="100").unit_cells, truth)
+        tilt: inside(analysis.measure(render(film, images, (tilt, 0.0), 16.0), zone="100").unit_cells, truth)
         for tilt in (-6.0, 6.0)
     }
     changes = []
@@ -83,4 +83,4 @@ def test_layout_is_seeded_and_shares_evenly(simulated):
 def test_tilts_that_were_not_simulated_are_refused(simulated, film):
     for tilt in ((3.0, 0.0), (6.0, 6.0)):
         with pytest.raises(SettingsError, match="simulated"):
-            render(film, simulated[1], tilt, 20.0)
+            render(film, simulated[1], tilt, 16.0)

@@ -38,6 +38,9 @@ def test_other_conventions_are_the_opposite_sign():
         (lambda: tiltsim.Microscope(semiangle_cutoff=0.03), "mrad"),
         (lambda: tiltsim.Microscope(source_fwhm=-1), "source"),
         (lambda: tiltsim.FrozenPhonons(-1), "pairs"),
+        (lambda: tiltsim.FrozenPhonons(1, seed=-1), "seed"),
+        (lambda: tiltsim.Microscope(aberrations={"deffocus": 10.0}), "deffocus"),
+        (lambda: tiltsim.Microscope(aberrations={"C10": float("nan")}), "C10"),
         (lambda: tiltsim.Numerics(pixel=5.0), "pixel"),
     ],
 )

@@ -98,6 +98,8 @@ def test_resumed_study_simulates_nothing_twice(finished, monkeypatch):
     second = run_study(parse_study({**SMALL, "network": {"epochs": 1}}), out)
     assert {p: p.stat().st_mtime_ns for p in (out / ".work").iterdir()} == kept
     assert second["tilt_response"] == first["tilt_response"]
+    with xr.open_dataset(out / "images.nc") as images:
+        assert list(images.phase.values) == ["R3c", "SrTiO3"]
     with pytest.raises(AssertionError, match="simulated again"):
         run_study(parse_study({**SMALL, "seed": 7}), out)
 
@@ -110,7 +112,37 @@ def test_bad_study_leaves_nothing(tmp_path):
         run_study(
             parse_study({**SMALL, "specimens": [{"phase": "R3c", "lateral": [3, 3]}]}), tmp_path / "out"
         )
+    for change in (
+        {"network": {"epochs": 0}},
+        {"specimens": [{"phase": "R3c", "beam": "[110]"}]},
+        {"specimens": [{"phase": "R3c", "name": "../x"}]},
+    ):
+        with pytest.raises(ValueError, match=r"epochs|\[110\]|name"):
+            run_study(parse_study({**SMALL, **change}), tmp_path / "out")
+    with pytest.raises(SettingsError, match="device"):
+        run_study(parse_study(SMALL), tmp_path / "out", device="tpu")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edited_structure_is_not_taken_for_the_old_one(tmp_path):
+    import ase.io
+    from ase import Atoms
+
+    import structures
+    from tiltsim.study import _fingerprint
+
+    digests = set()
+    for z in (0.5, 0.45):
+        unit = Atoms(
+            "BaTiO3",
+            scaled_positions=[(0, 0, 0), (0.5, 0.5, z), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)],
+            cell=[4, 4, 4],
+            pbc=True,
+        )
+        ase.io.write(tmp_path / "mine.cif", unit)
+        specimen = structures.read(tmp_path / "mine.cif", a_site=["Ba"], b_site=["Ti"], thickness=8)
+        digests.add(_fingerprint(specimen))
+    assert len(digests) == 2
 
 
 @pytest.mark.slow

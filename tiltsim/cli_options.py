@@ -1,0 +1,29 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console(stderr=True)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if missing.")]
+Zone = Annotated[str, typer.Option(help="Projection: 100 (B amid four A), 110 (B between two A), or auto.")]
+PixelSize = Annotated[
+    float | None, typer.Option(help="Å per pixel; overrides the file's calibration.", show_default=False)
+]
+Lattice = Annotated[
+    float | None,
+    typer.Option(
+        help="True A–A distance, Å: recalibrates the image on its own lattice (pseudocubic edge for [100]; "
+        "the longer, B-carrying period for [110]).",
+        show_default=False,
+    ),
+]
+DatasetName = Annotated[
+    str | None, typer.Option(help="Which signal of a file that holds several.", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
