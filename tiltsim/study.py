@@ -115,6 +115,7 @@ def run_study(
     samples = pair_images(images)
     reporter.stage("fit columns", samples.intensity.isel(x=0, y=0).size)
     response = analysis.tilt_response(samples, truth, progress=lambda done, _: reporter.advance(done))
+    response["thickness_actual"] = images.thickness_actual
     analysis.write_dataset(response, out / "tilt_response.nc")
     lap("measure")
 
@@ -381,6 +382,7 @@ def _summary(
                     {
                         "phase": str(phase),
                         "thickness_angstrom": float(thickness),
+                        "thickness_actual_angstrom": float(one.thickness_actual),
                         "along": component,
                         "A_pm_per_mrad": float(along.shift_per_mrad.sel(site="A")),
                         "A_sem": float(along.shift_per_mrad_sem.sel(site="A")),
