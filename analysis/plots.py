@@ -49,7 +49,9 @@ def plot_polarization(image: xr.DataArray, measurement: Measurement, radius_pm: 
     image = _aligned(image, measurement)
     # The upper row takes the image's own shape, so that wide and tall fields leave no gaps.
     tallness = float(np.clip(image.sizes["y"] / image.sizes["x"], 0.4, 1.6))
-    figure = Figure(figsize=(7.2, 3.7 + 3.1 * tallness), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.8 + 3.1 * tallness))
+    # Panel titles are texts that the layout does not see: leave them room at the top.
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 0.965), hspace=0.05)
     axes = figure.subplots(2, 3, width_ratios=(1, 1, 0.22), height_ratios=(tallness, 1))
     legend, empty = axes[:, 2]
     empty.set_axis_off()

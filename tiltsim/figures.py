@@ -147,7 +147,7 @@ def plot_lopsided(
     """
     tilts = sorted({t for t in fields if t[1] == 0.0})
     chosen = [tilts[0], (0.0, 0.0), tilts[-1]]
-    fig = Figure(figsize=(8.6, 2.5), layout="constrained")
+    fig = Figure(figsize=(8.6, 2.7), layout="constrained")
     picture, *clouds = fig.subplots(1, 4, width_ratios=[1.45, 1, 1, 1])
     image = fields[(0.0, 0.0)]
     extent_nm = (0, float(image.x[-1]) / 10, float(image.y[-1]) / 10, 0)
@@ -183,7 +183,9 @@ def plot_lopsided(
         ax.set_xlabel("apparent $d_x$ (pm)", **_STYLE)
         _tidy(ax)
     clouds[0].set_ylabel("apparent $d_y$ (pm), y down", **_STYLE)
-    clouds[0].legend(fontsize=6.5, loc="upper left", frameon=True, framealpha=0.8)
+    fig.legend(
+        *clouds[0].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=7, frameon=False
+    )
     return fig
 
 
