@@ -72,7 +72,7 @@ def structure(
     Example: tiltsim structure Cc --samarium 0.07 --thickness 200 --out out/cc7
     """
     check_folder(out)
-    if phase in structures.PHASES:
+    if phase.lower() in (known.lower() for known in structures.PHASES):
         specimen = structures.build(
             phase,
             samarium=samarium,
