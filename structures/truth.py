@@ -61,6 +61,11 @@ def projected_truth(atoms: Atoms, sites: NDArray[np.str_]) -> xr.Dataset:
         ``cell_d`` (cell, component): mean of the surrounding A columns − B column, pm. Surrounding are
         the A columns at the shortest distance: four along [100], two along [110], as attribute ``zone``
         tells.
+
+    Raises
+    ------
+    SpecimenError
+        If a site is missing or B columns do not have two or four nearest A columns.
     """
     box = np.diag(atoms.cell.array)[:2]
     xy = atoms.positions[:, :2]
@@ -122,6 +127,13 @@ def born_polarization(parent: ParentCell, charges: Mapping[str, float]) -> NDArr
     Each B atom is weighed against the means of its 8 A and 6 anion neighbours, which needs no choice of
     origin once the charges add up to zero; the small remainder of the tabulated charges is taken from
     the anions (acoustic sum rule).
+
+    Parameters
+    ----------
+    parent : ParentCell
+        Periodic crystal with A, B and X sites.
+    charges : mapping
+        Born effective charge of each element, e.
 
     Returns
     -------

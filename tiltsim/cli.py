@@ -78,7 +78,6 @@ def study(
 
 
 @app.command()
-@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished study.")] = Path("out/study"),
 ) -> None:
@@ -90,15 +89,7 @@ def report(
         summary = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise SettingsError(f"{path}: not valid JSON; run the study again.") from error
-    names = ("lopsided", "tilt_response", "slopes", "gallery", "polarization", "network_bias")
-    pictures = {name: folder / f"{name}.png" for name in names}
-    pictures |= {f"maps_{mode}": folder / "dcnn" / f"maps_{mode}.png" for mode in ("centred", "sliding")}
-    missing = [p.name for p in pictures.values() if not p.is_file()]
-    if missing or "tilt_response" not in summary:
-        raise SettingsError(
-            f"{folder}: not a finished study ({', '.join(missing) or 'summary'}); run it again."
-        )
-    write_report(summary, pictures, folder / "report.html")
+    write_report(summary, folder)
     console.print(f"report: {folder / 'report.html'}")
 
 

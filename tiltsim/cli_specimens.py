@@ -141,7 +141,7 @@ def simulate(
     """Simulate ADF-STEM images over tilts and thicknesses: images.nc, tilt_response.nc and figures.
 
     Time grows with the square of the outer angle and of the lateral size: at 10 nm an image of 2×2 cells takes
-    some 5 s on two cores for --outer 88, eight times that for 200.
+    some 12 s on two cores for --outer 88, ten times that for 200.
 
     Example: tiltsim simulate out/cc7/Cc-Sm7.xyz --tilt 8 --steps 5 --outer 88 --out out/sim
     """

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import analysis
 import dcnn
-from tiltsim.film import Film
+from tiltsim.networks import MODES
 
 #: A and B sites keep these colours everywhere (Okabe and Ito's colour-blind-safe palette).
 SITE_COLOURS = {"A": "#0072B2", "B": "#D55E00"}
@@ -219,13 +219,12 @@ def plot_network_bias(networks: dict[str, Any]) -> Figure:
 def draw_all(
     images: xr.Dataset,
     response: xr.Dataset,
-    film: Film,
     fields: dict[tuple[float, float], xr.DataArray],
     cells: xr.Dataset,
     networks: dict[str, Any],
     out: Path,
-) -> dict[str, Path]:
-    """Draw every figure of a study into ``out`` (PNG and SVG) and return the PNG by name."""
+) -> None:
+    """Draw every figure of a study into ``out``, PNG and SVG."""
     zero = (0.0, 0.0)
     drawings: dict[str, Figure] = {
         "lopsided": plot_lopsided(fields, cells),
@@ -235,14 +234,9 @@ def draw_all(
         "polarization": analysis.plot_polarization(fields[zero], analysis.measure(fields[zero], zone="100")),
         "network_bias": plot_network_bias(networks),
     }
-    paths = {}
-    for name, fig in drawings.items():
-        analysis.save(fig, out / name)
-        paths[name] = out / f"{name}.png"
-    for mode in ("centred", "sliding"):
-        maps = dcnn.plot_split_maps(networks[mode]["predictions"], dcnn.split_line(fields[zero]))
-        analysis.save(maps, out / "dcnn" / f"maps_{mode}")
-        paths[f"maps_{mode}"] = out / "dcnn" / f"maps_{mode}.png"
-        curve = dcnn.plot_learning_curve(networks[mode]["model"])
-        analysis.save(curve, out / "dcnn" / f"learning_{mode}")
-    return paths
+    for mode in MODES:
+        line = dcnn.split_line(fields[zero])
+        drawings[f"dcnn/maps_{mode}"] = dcnn.plot_split_maps(networks[mode]["predictions"], line)
+        drawings[f"dcnn/learning_{mode}"] = dcnn.plot_learning_curve(networks[mode]["model"])
+    for stem, fig in drawings.items():
+        analysis.save(fig, out / stem)

@@ -223,3 +223,37 @@ def film_truth(film: Film, truth: dict[str, xr.Dataset], phases: list[str]) -> x
         coords={"component": ["x", "y"]},
         attrs={"kinds": "; ".join(f"{phases[p]} mirrored ({mx:+d}, {my:+d})" for p, (mx, my) in film.kinds)},
     )
+
+
+def beside_truth(
+    measured: xr.Dataset, truth: xr.Dataset, tilt: tuple[float, float], lattice: float
+) -> xr.Dataset:
+    """Fitted cells with the true cell each belongs to; cells without one (the border) are left out.
+
+    Off the axis the whole pattern drifts, by less than half a cell at the tilts and thicknesses allowed
+    here, but a single cell's match is made after removing the mean drift.
+    """
+    tree = cKDTree(np.c_[truth.x, truth.y])
+    found = np.c_[measured.x, measured.y]
+    drift = np.zeros(2)
+    for _ in range(3):
+        distance, nearest = tree.query(found - drift)
+        offset = found - np.c_[truth.x, truth.y][nearest]
+        drift = np.median(offset[distance < lattice / 2], axis=0)
+    distance, nearest = tree.query(found - drift)
+    keep = np.flatnonzero(distance < lattice / 3)
+    matched = truth.isel(cell=nearest[keep])
+    n = len(keep)
+    chosen = measured.isel(cell=keep).drop_attrs(deep=False)
+    return chosen.assign(
+        d_true=(("cell", "component"), matched.d.values, dict(truth.d.attrs)),
+        kind=("cell", matched.kind.values, {"units": "1"}),
+        share=("cell", matched.share.values, {"units": "1", "long_name": "largest domain share"}),
+        tilt_x=("cell", np.full(n, tilt[0]), {"units": "mrad"}),
+        tilt_y=("cell", np.full(n, tilt[1]), {"units": "mrad"}),
+    )
+
+
+def at_tilt(cells: xr.Dataset, tilt: tuple[float, float]) -> xr.Dataset:
+    """Cells of the film fitted at one tilt."""
+    return cells.isel(cell=np.flatnonzero((cells.tilt_x == tilt[0]) & (cells.tilt_y == tilt[1])))

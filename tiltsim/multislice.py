@@ -19,7 +19,7 @@ from tiltsim.errors import SettingsError
 from tiltsim.phonons import configurations
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
 
-#: Waves propagated together: 64 measured fastest of 4 to 361 at 144² on a desktop processor's cache.
+#: Waves propagated together: 64 measured fastest of 4 to 361 at 144² on two cores.
 _BATCH = 64
 
 
@@ -99,7 +99,13 @@ def plan(
 
 
 def abtem_device(device: str) -> str:
-    """AbTEM's name for ``device`` ("auto", "cpu" or "cuda"); auto takes CUDA where CuPy finds one."""
+    """Name of ``device`` ("auto", "cpu" or "cuda") in abTEM; auto takes CUDA where CuPy finds one.
+
+    Raises
+    ------
+    SettingsError
+        If the name is unknown or CUDA was asked for and is not there.
+    """
     if device == "cpu":
         return "cpu"
     if device not in ("auto", "cuda"):
@@ -177,7 +183,6 @@ def run(
     phonons: FrozenPhonons,
     setup: Plan,
     device: str = "auto",
-    workers: int | None = None,
 ) -> Iterator[tuple[int, int, int, int, NDArray[np.float64]]]:
     """Every image of a tilt series, as it is finished.
 
@@ -191,14 +196,13 @@ def run(
         Intensities over one period of the specimen, fraction of the incident beam.
     """
     on = abtem_device(device)
-    workers = workers or os.cpu_count() or 1
     for pair, sign, atoms in configurations(specimen.atoms, specimen.sigmas, phonons):
         built = None
         for i, j in tilts.points():
             # Entered anew for every image: between yields the caller's own configuration holds.
             with (
                 abtem.config.set({"device": on, "diagnostics.progress_bar": False}),
-                dask.config.set(scheduler="threads", num_workers=workers),
+                dask.config.set(scheduler="threads", num_workers=os.cpu_count() or 1),
             ):
                 if built is None:
                     built = potential(specimen, atoms, setup, on)

@@ -1,9 +1,10 @@
-"""Progress in the terminal."""
+"""Progress, in the terminal or nowhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +16,26 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+
+class Reporter(Protocol):
+    """Shows where a study is."""
+
+    def stage(self, text: str, total: int) -> None:
+        """A stage of ``total`` steps begins."""
+
+    def advance(self, done: int) -> None:
+        """``done`` steps of the stage are finished."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def stage(self, text: str, total: int) -> None:
+        """Nothing."""
+
+    def advance(self, done: int) -> None:
+        """Nothing."""
 
 
 class Bars:

@@ -9,7 +9,20 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from tiltsim.errors import SettingsError
 from tiltsim.output import write_text
+
+#: Figures of a study that the page shows, as :func:`tiltsim.figures.draw_all` names them.
+PICTURES = (
+    "lopsided",
+    "tilt_response",
+    "slopes",
+    "gallery",
+    "polarization",
+    "network_bias",
+    "dcnn/maps_centred",
+    "dcnn/maps_sliding",
+)
 
 
 def _embedded(path: Path) -> str:
@@ -25,8 +38,19 @@ def _pm(value: float | None, sem: float | None = None) -> str:
     return f"{value:+.2f} ± {sem:.2f}"
 
 
-def write_report(summary: Mapping[str, Any], pictures: Mapping[str, Path], path: Path) -> None:
-    """Write ``report.html`` from a study's summary and its PNG figures, embedded."""
+def write_report(summary: Mapping[str, Any], folder: Path) -> None:
+    """Write ``report.html`` into the ``folder`` of a study, from its summary and the PNG figures there.
+
+    Raises
+    ------
+    SettingsError
+        If the folder or the summary is not that of a finished study.
+    """
+    missing = [stem for stem in PICTURES if not (folder / f"{stem}.png").is_file()]
+    if missing or "tilt_response" not in summary:
+        raise SettingsError(
+            f"{folder}: not a finished study ({', '.join(missing) or 'summary'}); run it again."
+        )
     environment = Environment(
         loader=PackageLoader("tiltsim"), autoescape=select_autoescape(), undefined=StrictUndefined
     )
@@ -35,9 +59,8 @@ def write_report(summary: Mapping[str, Any], pictures: Mapping[str, Path], path:
         r for r in summary["tilt_response"] if abs(r["bias_pm_per_mrad"] or 0) > 3 * (r["bias_sem"] or 0)
     ]
     worst = max(clear, key=lambda row: abs(row["bias_pm_per_mrad"]), default=None)
+    pictures = {Path(stem).name: _embedded(folder / f"{stem}.png") for stem in PICTURES}
     write_text(
-        environment.get_template("report.html").render(
-            s=summary, worst=worst, pictures={name: _embedded(p) for name, p in pictures.items()}
-        ),
-        path,
+        environment.get_template("report.html").render(s=summary, worst=worst, pictures=pictures),
+        folder / "report.html",
     )

@@ -9,47 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import numpy as np
 import xarray as xr
-from scipy.spatial import cKDTree
 
 import analysis
-import dcnn
 import structures
 from tiltsim import figures
 from tiltsim.config import SpecimenRequest, Study
 from tiltsim.errors import SettingsError
-from tiltsim.film import Film, film_truth, lay_out, render
+from tiltsim.film import beside_truth, film_truth, lay_out, render
 from tiltsim.images import apply_dose
 from tiltsim.multislice import abtem_device, plan
+from tiltsim.networks import MODES, train_networks, train_settings
 from tiltsim.output import make_folder, read_dataset, write_json
+from tiltsim.progress import Reporter, Silent
 from tiltsim.report import write_report
 from tiltsim.simulate import distinct_names, image_count, image_extent, pair_images, simulate
-
-#: The two networks of a study: sub-images on B columns, and a regular window.
-MODES: tuple[Literal["centred"], Literal["sliding"]] = ("centred", "sliding")
-
-
-class Reporter(Protocol):
-    """Shows where a study is."""
-
-    def stage(self, text: str, total: int) -> None:
-        """A stage of ``total`` steps begins."""
-
-    def advance(self, done: int) -> None:
-        """``done`` steps of the stage are finished."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def stage(self, text: str, total: int) -> None:
-        """Nothing."""
-
-    def advance(self, done: int) -> None:
-        """Nothing."""
+from tiltsim.summary import summarise
 
 
 def build_specimen(request: SpecimenRequest, thickness: float) -> structures.Specimen:
@@ -119,19 +96,19 @@ def run_study(
     analysis.write_dataset(response, out / "tilt_response.nc")
     lap("measure")
 
-    film, fields, cells = _film(study, images, truth, reporter)
+    fields, cells = _film(study, images, truth, reporter)
     analysis.write_dataset(cells, out / "unit_cells.nc")
     lap("film")
 
-    networks = _networks(study, fields, cells, out, device, reporter)
+    networks = train_networks(study, fields, cells, out, device, reporter)
     lap("networks")
 
-    summary = _summary(study, images, response, cells, networks, specimens)
-    drawn = figures.draw_all(images, response, film, fields, cells, networks, out)
+    summary = summarise(study, images, response, cells, networks, specimens)
+    figures.draw_all(images, response, fields, cells, networks, out)
     lap("figures")
     summary["seconds"] = {**seconds, "total": time.perf_counter() - start}
     write_json(summary, out / "summary.json")
-    write_report(summary, drawn, out / "report.html")
+    write_report(summary, out)
     return summary
 
 
@@ -140,7 +117,7 @@ def _refuse_early(study: Study, specimens: Sequence[structures.Specimen], device
     distinct_names(specimens)
     abtem_device(device)
     for mode in MODES:
-        _train_settings(study, mode, device)
+        train_settings(study, mode, device)
     for specimen in specimens:
         if specimen.truth.attrs["zone"] != "100":
             raise SettingsError(
@@ -226,8 +203,8 @@ def _counting_from(base: int, reporter: Reporter) -> Callable[[int, int], None]:
 
 def _film(
     study: Study, images: xr.Dataset, truth: dict[str, xr.Dataset], reporter: Reporter
-) -> tuple[Film, dict[tuple[float, float], xr.DataArray], xr.Dataset]:
-    """The film of domains, its image at every tilt, and its cells fitted at every tilt beside the truth."""
+) -> tuple[dict[tuple[float, float], xr.DataArray], xr.Dataset]:
+    """Image of the film of domains at every tilt, and its cells fitted at every tilt beside the truth."""
     names = [str(p) for p in images.phase.values]
     polar = [n for n in names if float(abs(truth[n].cell_d.mean("cell")).max()) > 0.5]
     film = lay_out(images, study.field, polar or names, study.seed)
@@ -241,7 +218,7 @@ def _film(
         clean = render(film, images, tilt, thickness)
         fields[tilt] = apply_dose(clean, study.field.dose_per_A2, seed=study.seed + n)
         measured = analysis.measure(fields[tilt], zone="100").unit_cells
-        tables.append(_beside_truth(measured, true_cells, tilt, film.lattice))
+        tables.append(beside_truth(measured, true_cells, tilt, film.lattice))
         reporter.advance(n + 1)
     cells = xr.concat(
         tables, dim="cell", data_vars="all", coords="minimal", compat="override", join="override"
@@ -255,169 +232,4 @@ def _film(
         "convention": "d = mean of surrounding A columns − B column, pm, x right, y down",
         "specification": json.dumps(study.as_dict(), ensure_ascii=False),
     }
-    return film, fields, cells
-
-
-def _beside_truth(
-    measured: xr.Dataset, truth: xr.Dataset, tilt: tuple[float, float], lattice: float
-) -> xr.Dataset:
-    """Fitted cells with the true cell each belongs to; cells without one (the border) are left out.
-
-    Off the axis the whole pattern drifts, by less than half a cell at the tilts and thicknesses allowed
-    here, but a single cell's match is made after removing the mean drift.
-    """
-    tree = cKDTree(np.c_[truth.x, truth.y])
-    found = np.c_[measured.x, measured.y]
-    drift = np.zeros(2)
-    for _ in range(3):
-        distance, nearest = tree.query(found - drift)
-        offset = found - np.c_[truth.x, truth.y][nearest]
-        drift = np.median(offset[distance < lattice / 2], axis=0)
-    distance, nearest = tree.query(found - drift)
-    keep = np.flatnonzero(distance < lattice / 3)
-    matched = truth.isel(cell=nearest[keep])
-    n = len(keep)
-    chosen = measured.isel(cell=keep).drop_attrs(deep=False)
-    return chosen.assign(
-        d_true=(("cell", "component"), matched.d.values, dict(truth.d.attrs)),
-        kind=("cell", matched.kind.values, {"units": "1"}),
-        share=("cell", matched.share.values, {"units": "1", "long_name": "largest domain share"}),
-        tilt_x=("cell", np.full(n, tilt[0]), {"units": "mrad"}),
-        tilt_y=("cell", np.full(n, tilt[1]), {"units": "mrad"}),
-    )
-
-
-def at_tilt(cells: xr.Dataset, tilt: tuple[float, float]) -> xr.Dataset:
-    """Cells of the film fitted at one tilt."""
-    return cells.isel(cell=np.flatnonzero((cells.tilt_x == tilt[0]) & (cells.tilt_y == tilt[1])))
-
-
-def _networks(
-    study: Study,
-    fields: dict[tuple[float, float], xr.DataArray],
-    cells: xr.Dataset,
-    out: Path,
-    device: str,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Train the centred and the sliding-window network on the truth at zero tilt; test them at every tilt."""
-    folder = make_folder(out / "dcnn")
-    zero = (0.0, 0.0)
-    # The true displacement at the fitted B column: the label a simulation has and an experiment lacks.
-    labelled = {tilt: _labelled(at_tilt(cells, tilt)) for tilt in fields}
-    results: dict[str, Any] = {}
-    for mode in MODES:
-        settings = _train_settings(study, mode, device)
-        reporter.stage(f"train network ({mode})", settings.epochs)
-        model = dcnn.train(
-            fields[zero], labelled[zero], settings, progress=lambda epoch, *_: reporter.advance(epoch)
-        )
-        dcnn.save(model, folder / f"{mode}.safetensors")
-        predictions, metrics = dcnn.evaluate_split(model, fields[zero], labelled[zero])
-        analysis.write_dataset(predictions, folder / f"{mode}.nc")
-        bias = {}
-        for tilt, image in fields.items():
-            _, at = dcnn.evaluate_split(model, image, labelled[tilt])
-            bias[tilt] = at["test"]["bias_pm"]
-        results[mode] = {"model": model, "predictions": predictions, "metrics": metrics, "bias": bias}
-    # Fits are judged on the cells that the centred network is tested on.
-    line, windows = dcnn.split_line(fields[zero]), dcnn.Windows()
-    fit = {}
-    for tilt in fields:
-        table = at_tilt(cells, tilt)
-        right = table.isel(
-            cell=np.flatnonzero((dcnn.split(table, windows, line) == "test") & (table.flag == 0))
-        )
-        error = (right.d - right.d_true).values
-        fit[tilt] = {"bias": error.mean(axis=0), "rmse": np.sqrt(np.mean(error**2, axis=0)), "n": len(error)}
-    results["fit"] = fit
-    write_json(
-        {
-            **{mode: results[mode]["metrics"] for mode in MODES},
-            "fit_on_test_part": fit[zero],
-            "bias_at_tilt": [
-                {
-                    "tilt_mrad": list(tilt),
-                    "fit": fit[tilt]["bias"],
-                    **{mode: results[mode]["bias"][tilt] for mode in MODES},
-                }
-                for tilt in fields
-            ],
-        },
-        folder / "metrics.json",
-    )
-    return results
-
-
-def _train_settings(study: Study, mode: Literal["centred", "sliding"], device: str) -> dcnn.TrainSettings:
-    return dcnn.TrainSettings(
-        windows=dcnn.Windows(mode=mode),
-        epochs=study.network.epochs,
-        seed=study.network.seed,
-        device=device,
-    )
-
-
-def _labelled(table: xr.Dataset) -> xr.Dataset:
-    return table[["x", "y", "flag"]].assign(d=table.d_true)
-
-
-def _summary(
-    study: Study,
-    images: xr.Dataset,
-    response: xr.Dataset,
-    cells: xr.Dataset,
-    networks: dict[str, Any],
-    specimens: Sequence[structures.Specimen],
-) -> dict[str, Any]:
-    """The numbers of a study, JSON-able."""
-    slopes = []
-    for phase in response.phase.values:
-        for thickness in response.thickness.values:
-            one = response.sel(phase=phase, thickness=thickness)
-            for component in ("x", "y"):
-                along = one.sel(component=component, tilt_axis=component)
-                on_axis = along.sel(tilt_x=0.0, tilt_y=0.0)
-                slopes.append(
-                    {
-                        "phase": str(phase),
-                        "thickness_angstrom": float(thickness),
-                        "thickness_actual_angstrom": float(one.thickness_actual),
-                        "along": component,
-                        "A_pm_per_mrad": float(along.shift_per_mrad.sel(site="A")),
-                        "A_sem": float(along.shift_per_mrad_sem.sel(site="A")),
-                        "B_pm_per_mrad": float(along.shift_per_mrad.sel(site="B")),
-                        "B_sem": float(along.shift_per_mrad_sem.sel(site="B")),
-                        "bias_pm_per_mrad": float(along.d_bias_per_mrad),
-                        "bias_sem": float(along.d_bias_per_mrad_sem),
-                        "bias_at_zero_pm": float(on_axis.d_bias),
-                        "bias_at_zero_sem": float(on_axis.d_bias_sem),
-                    }
-                )
-    return {
-        "title": study.title,
-        "tiltsim_version": version("tiltsim"),
-        "tilt_response": slopes,
-        "specimens": [
-            {
-                "name": s.name,
-                "thickness_angstrom": s.thickness,
-                "atoms": len(s.atoms),
-                "lean_mrad": list(s.lean_mrad),
-                "d_true_pm": s.truth.cell_d.mean("cell").values,
-                "polarization_uC_per_cm2": np.asarray(s.polarization),
-                "assumptions": list(s.specification.get("assumptions", [])),
-            }
-            for s in specimens
-        ],
-        "networks": {
-            **{mode: networks[mode]["metrics"] for mode in MODES},
-            "fit_on_test_part": networks["fit"][(0.0, 0.0)],
-        },
-        "cells": int(cells.sizes["cell"]),
-        "columns_per_site": {
-            str(phase): int(response.samples.sel(phase=phase).min()) for phase in response.phase.values
-        },
-        "study": study.as_dict(),
-        "tilt_convention": images.attrs["tilt_convention"],
-    }
+    return fields, cells
