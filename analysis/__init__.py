@@ -7,7 +7,7 @@ from .lattice import Lattice
 from .loading import as_image, load, load_published_cells
 from .measuring import Measurement, measure, summary
 from .plots import plot_columns, plot_polarization
-from .tilts import tilt_response
+from .tilts import largest_sem, tilt_response
 from .writing import save, write_dataset
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "as_image",
     "colour_wheel",
     "direction_colours",
+    "largest_sem",
     "load",
     "load_published_cells",
     "measure",

@@ -43,6 +43,32 @@ _POOR_DRIFT = 0.35  # of the A-B distance, away from where the lattice expects t
 
 
 @dataclass(frozen=True)
+class Windows:
+    """What the last sweep fitted, one row a column, and the columns beyond the border.
+
+    Attributes
+    ----------
+    x, y : (n, m) arrays
+        Pixel coordinates, px; outside the image where a window is cut.
+    data, weight : (n, m) arrays
+        Intensities without the tails of the neighbours; 0 where a pixel takes no part.
+    lower, upper : (n, 7) arrays
+        Bounds of the fit.
+    ghost_row, ghost_offset : (k,) and (k, 2) arrays
+        For every column beyond the border, the fitted column that it copies and its way from there, px.
+    """
+
+    x: Floats
+    y: Floats
+    data: Floats
+    weight: Floats
+    lower: Floats
+    upper: Floats
+    ghost_row: NDArray[np.int64]
+    ghost_offset: Floats
+
+
+@dataclass(frozen=True)
 class FittedColumns:
     """All columns inside the image, in px.
 
@@ -58,6 +84,7 @@ class FittedColumns:
         Largest movement of an unflagged column in the last round, px.
     residual_correlation : float
         Correlation of the residuals of pixels side by side; near 0 for white noise.
+    windows : Windows
     """
 
     fit: GaussianFit
@@ -67,9 +94,12 @@ class FittedColumns:
     sweeps: int
     last_move: float
     residual_correlation: float
+    windows: Windows
 
 
-def refine(values: Floats, sites: Sites, *, near: float, radius: float) -> FittedColumns:
+def refine(
+    values: Floats, sites: Sites, *, near: float, radius: float, start: FittedColumns | None = None
+) -> FittedColumns:
     """Fit an elliptical Gaussian on a constant to every site, sweeping until neighbours agree.
 
     Parameters
@@ -82,6 +112,8 @@ def refine(values: Floats, sites: Sites, *, near: float, radius: float) -> Fitte
         Shortest A-B distance, px.
     radius : float
         Of the circular window, px.
+    start : FittedColumns, optional
+        Of an image of the same crystal that looks much alike, on the same pixels: saves sweeps.
 
     Returns
     -------
@@ -102,31 +134,39 @@ def refine(values: Floats, sites: Sites, *, near: float, radius: float) -> Fitte
     expected, is_a = sites.position[inside], sites.is_a[inside]
     padded = _Padded(values, int(np.ceil(near)) + 2)
     parameters, lower, upper = _start(padded, expected, near)
+    if start is not None:
+        parameters = np.clip(_carried(parameters, is_a, start, near), lower, upper)
     previous = parameters[:, 2:4].copy()
     tails = parameters
     mixing = _Mixing()
     sweep, moved = 0, np.inf
-    # The first sweep has no neighbours yet; each later one divides what is left by five or more.
+    # Without a start the first sweep has no neighbours yet; each later one divides what is left by five or more.
     for sweep in range(_SWEEPS):
         x, y, data, weight = padded.windows(parameters[:, 2:4], radius)
-        if sweep:
+        if sweep or start is not None:
             fresh = _steadied(parameters, is_a)
             tails = mixing.next(tails, fresh) if sweep > 1 else fresh
-            ghosts = tails[model_row].copy()
-            ghosts[:, 2:4] += ghost_offset
-            total = _render(np.vstack([tails, ghosts]), padded.shape, near)
-            data = data - (padded.at(total, x, y) - evaluate(tails, x, y))
+            data = data - neighbours(tails, model_row, ghost_offset, x, y, padded.shape, near)
             slope = _background_slope(parameters, is_a)
             data -= (x - parameters[:, 2:3]) * slope[:, :1] + (y - parameters[:, 3:4]) * slope[:, 1:]
         fit = fit_gaussians(
-            data, weight, x, y, parameters, lower=lower, upper=upper, max_iterations=_ITERATIONS[sweep > 0]
+            data,
+            weight,
+            x,
+            y,
+            parameters,
+            lower=lower,
+            upper=upper,
+            max_iterations=_ITERATIONS[sweep > 0],
+            errors=sweep > 0,
         )
         parameters = fit.parameters
         moved = float(np.quantile(np.hypot(*(parameters[:, 2:4] - previous).T), 0.95))
         previous = parameters[:, 2:4]
-        error = float(np.sqrt(np.nanmedian(np.einsum("nii->ni", fit.covariance[:, 2:4, 2:4]))))
-        if sweep and moved < max(_SETTLED, _IN_NOISE * error):
-            break
+        if sweep:
+            error = float(np.sqrt(np.nanmedian(np.einsum("nii->ni", fit.covariance[:, 2:4, 2:4]))))
+            if moved < max(_SETTLED, _IN_NOISE * error):
+                break
     flag = _flags(values, fit, is_a, expected, near, radius)
     residual = np.where(
         weight > 0, data - evaluate(fit.parameters, x, y) - fit.parameters[:, 1, None], np.nan
@@ -134,7 +174,43 @@ def refine(values: Floats, sites: Sites, *, near: float, radius: float) -> Fitte
     return FittedColumns(
         fit, sites.index[inside], is_a, flag, sweep + 1, moved,
         _side_by_side(residual[flag == 0], x[flag == 0], y[flag == 0]),
+        Windows(x, y, data, weight, lower, upper, model_row, ghost_offset),
     )  # fmt: skip
+
+
+def neighbours(
+    parameters: Floats,
+    ghost_row: NDArray[np.int64],
+    ghost_offset: Floats,
+    x: Floats,
+    y: Floats,
+    shape: tuple[int, ...],
+    near: float,
+) -> Floats:
+    """Intensity of all other columns, within and beyond the border, in the window of each.
+
+    Parameters
+    ----------
+    parameters : (n, 7) array
+        Of the columns inside the image.
+    ghost_row, ghost_offset : arrays
+        Of the columns beyond the border, see `Windows`.
+    x, y : (n, m) arrays
+        Pixel coordinates of the windows, px; those outside the image are given the value at its border.
+    shape : tuple of int
+        Of the image.
+    near : float
+        Shortest A-B distance, px.
+
+    Returns
+    -------
+    (n, m) array
+    """
+    ghosts = parameters[ghost_row]
+    ghosts[:, 2:4] += ghost_offset
+    total = _render(np.vstack([parameters, ghosts]), shape, near)
+    column, row = np.clip(x, 0, shape[1] - 1).astype(int), np.clip(y, 0, shape[0] - 1).astype(int)
+    return total[row, column] - evaluate(parameters, x, y)
 
 
 def _start(padded: _Padded, position: Floats, near: float) -> tuple[Floats, Floats, Floats]:
@@ -163,6 +239,27 @@ def _start(padded: _Padded, position: Floats, near: float) -> tuple[Floats, Floa
     lower[:, [4, 6]], upper[:, [4, 6]] = 1 / (_WIDEST * near), 1 / 0.4
     lower[:, 5], upper[:, 5] = -1 / 0.4, 1 / 0.4
     return start, lower, upper
+
+
+def _carried(guess: Floats, is_a: NDArray[np.bool_], earlier: FittedColumns, near: float) -> Floats:
+    """The guess with what an earlier image says about the same columns, moved by the common drift."""
+    carried = guess.copy()
+    drift = np.zeros(2)
+    # A before B: where a B column is expected knows nothing yet of its displacement, so A gives the drift.
+    for kind in (True, False):
+        good = earlier.fit.parameters[(earlier.is_a == kind) & (earlier.flag == 0)]
+        here = np.flatnonzero(is_a == kind)
+        if len(good) == 0 or len(here) == 0:
+            continue
+        model = good[KDTree(good[:, 2:4]).query(guess[here, 2:4] - drift)[1]]
+        gap = guess[here, 2:4] - model[:, 2:4]
+        if kind:
+            drift = np.median(gap, 0)
+        # At a border, the nearest earlier column may be another one: it still has the right shape.
+        same = np.hypot(*(gap - drift).T) < _POOR_DRIFT * near
+        carried[here] = model
+        carried[here, 2:4] = np.where(same[:, None], model[:, 2:4] + drift, guess[here, 2:4])
+    return carried
 
 
 def _steadied(parameters: Floats, is_a: NDArray[np.bool_]) -> Floats:
@@ -259,26 +356,30 @@ class _Padded:
         weight = (close & np.isfinite(data)).astype(float)
         return x.astype(float), y.astype(float), np.nan_to_num(data), weight
 
-    def at(self, image: Floats, x: Floats, y: Floats) -> Floats:
-        column = np.clip(x, 0, self.shape[1] - 1).astype(int)
-        return image[np.clip(y, 0, self.shape[0] - 1).astype(int), column]
-
 
 def _render(parameters: Floats, shape: tuple[int, ...], near: float) -> Floats:
     """Sum of all Gaussians, without backgrounds."""
     widest = 1.0 / np.minimum(parameters[:, 4], parameters[:, 6])
     reach = int(np.ceil(min(_SUPPORT * float(np.quantile(widest, 0.95)), _LARGEST_SUPPORT * 1.5 * near)))
-    span = np.arange(-reach, reach + 1.0)
+    # On a canvas with a border as wide as the support, no pixel needs a test of its own.
+    wide = np.array(shape[::-1]) + 2 * reach
+    centre = np.rint(parameters[:, 2:4]).astype(int) + reach
+    on = ((centre >= 0) & (centre < wide)).all(1)
+    parameters, centre = parameters[on], centre[on]
+    span = np.arange(-reach, reach + 1)
     dy, dx = (part.ravel() for part in np.meshgrid(span, span, indexing="ij"))
-    total = np.zeros(shape[0] * shape[1])
+    stride = wide[0] + 2 * reach
+    offset = dy * stride + dx
+    first_pixel = (centre[:, 1] + reach) * stride + centre[:, 0] + reach
+    total = np.zeros((wide[1] + 2 * reach) * stride)
     for first in range(0, len(parameters), 1024):
-        block = parameters[first : first + 1024]
-        x = np.rint(block[:, 2:3]) + dx
-        y = np.rint(block[:, 3:4]) + dy
-        height = evaluate(block, x, y)
-        on = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
-        total += np.bincount((y[on] * shape[1] + x[on]).astype(int), height[on], total.size)
-    return total.reshape(shape)
+        some = slice(first, first + 1024)
+        middle = centre[some] - float(reach)
+        height = evaluate(parameters[some], middle[:, :1] + dx, middle[:, 1:] + dy)
+        place = first_pixel[some, None] + offset
+        total += np.bincount(place.ravel(), height.ravel(), total.size)
+    crop = slice(2 * reach, 2 * reach + shape[0]), slice(2 * reach, 2 * reach + shape[1])
+    return total.reshape(-1, stride)[crop]
 
 
 def _flags(

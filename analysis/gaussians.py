@@ -59,8 +59,17 @@ def evaluate(parameters: Floats, x: Floats, y: Floats) -> Floats:
     (n, m) array
     """
     amplitude, _, x0, y0, p, q, r = (parameters[:, i, None] for i in range(7))
-    u, v = x - x0, y - y0
-    return amplitude * np.exp(-0.5 * ((p * u + q * v) ** 2 + (r * v) ** 2))
+    v = y - y0
+    exponent = p * (x - x0)
+    exponent += q * v
+    exponent *= exponent
+    v *= r
+    v *= v
+    exponent += v
+    exponent *= -0.5
+    np.exp(exponent, out=exponent)
+    exponent *= amplitude
+    return exponent
 
 
 def _jacobian(parameters: Floats, x: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
@@ -94,6 +103,7 @@ def fit_gaussians(
     upper: Floats,
     max_iterations: int = 30,
     tolerance: float = 1e-5,
+    errors: bool = True,
 ) -> GaussianFit:
     """Fit one elliptical Gaussian and one constant background to every window.
 
@@ -112,6 +122,8 @@ def fit_gaussians(
     max_iterations : int
     tolerance : float
         A fit has converged when a step moves the centre by less than this, px.
+    errors : bool
+        Work out the covariance; else it is NaN.
 
     Returns
     -------
@@ -134,6 +146,7 @@ def fit_gaussians(
             upper[s],
             max_iterations=max_iterations,
             tolerance=tolerance,
+            errors=errors,
         )
         for s in (slice(i, i + _CHUNK) for i in range(0, max(len(data), 1), _CHUNK))
     ]
@@ -156,6 +169,7 @@ def _fit_chunk(
     *,
     max_iterations: int,
     tolerance: float,
+    errors: bool,
 ) -> GaussianFit:
     data = np.where(weight > 0, data, 0.0)
     # Coordinates relative to the window and intensities of order one keep the normal matrix well scaled.
@@ -170,32 +184,39 @@ def _fit_chunk(
     cost = _cost(current, data, weight, x, y)
     damping = np.full(len(data), 1e-3)
     converged = np.zeros(len(data), bool)
+    rows, live = np.arange(len(data)), (data, weight, x, y)
     for _ in range(max_iterations):
-        rows = np.flatnonzero(~converged)
+        if converged[rows].any():
+            rows = np.flatnonzero(~converged)
+            live = data[rows], weight[rows], x[rows], y[rows]
         if rows.size == 0:
             break
-        model, jac = _jacobian(current[rows], x[rows], y[rows], weight[rows])
+        live_data, live_weight, live_x, live_y = live
+        model, jac = _jacobian(current[rows], live_x, live_y, live_weight)
         normal = jac @ jac.transpose(0, 2, 1)
-        gradient = (jac @ (data[rows] - model)[..., None])[..., 0]
+        gradient = (jac @ (live_data - model)[..., None])[..., 0]
         here = current[rows]
         held = ((here <= low[rows]) & (gradient < 0)) | ((here >= high[rows]) & (gradient > 0))
         step = _solve(normal, gradient, damping[rows], held)
         trial = np.clip(here + step, low[rows], high[rows])
-        trial_cost = _cost(trial, data[rows], weight[rows], x[rows], y[rows])
+        trial_cost = _cost(trial, *live)
         better = trial_cost <= cost[rows]
         moved = np.hypot(trial[:, 2] - here[:, 2], trial[:, 3] - here[:, 3])
         gain = (cost[rows] - trial_cost) / np.maximum(cost[rows], np.finfo(float).tiny)
         current[rows[better]] = trial[better]
         cost[rows[better]] = trial_cost[better]
         damping[rows] = np.clip(damping[rows] * np.where(better, 0.1, 10.0), 1e-12, 1e8)
-        # A step that only a huge damping would let through means that the minimum is reached.
-        done = (better & (moved < tolerance) & (gain < 1e-5)) | (~better & (damping[rows] >= 1e4))
+        # So does a step that only a huge damping would let through, or that fails by rounding alone, mean
+        # that the minimum is reached.
+        done = ((moved < tolerance) & (np.abs(gain) < 1e-5)) | (~better & (damping[rows] >= 1e4))
         converged[rows] = done
 
-    _, jac = _jacobian(current, x, y, weight)
-    freedom = np.maximum(weight.sum(1) - len(PARAMETERS), 1.0)
-    covariance = _inverse(jac @ jac.transpose(0, 2, 1)) * (cost / freedom)[:, None, None]
-    covariance *= unit[:, :, None] * unit[:, None, :]
+    covariance = np.full((len(data), 7, 7), np.nan)
+    if errors:
+        _, jac = _jacobian(current, x, y, weight)
+        freedom = np.maximum(weight.sum(1) - len(PARAMETERS), 1.0)
+        covariance = _inverse(jac @ jac.transpose(0, 2, 1)) * (cost / freedom)[:, None, None]
+        covariance *= unit[:, :, None] * unit[:, None, :]
     residual = np.sqrt(cost / np.maximum(weight.sum(1), 1.0)) * scale
     return GaussianFit(current * unit + shift, covariance, residual, converged)
 
@@ -220,7 +241,9 @@ def _inverse(normal: Floats) -> Floats:
     scale = np.sqrt(np.maximum(np.einsum("nii->ni", normal), np.finfo(float).tiny))
     scaled = normal / (scale[:, :, None] * scale[:, None, :])
     good = np.isfinite(scaled).all((1, 2))
-    good[good] &= np.linalg.cond(scaled[good]) < 1e12
+    # Symmetric: its condition number is the ratio of the eigenvalues.
+    eigenvalues = np.linalg.eigvalsh(scaled[good])
+    good[good] &= eigenvalues[:, -1] < 1e12 * eigenvalues[:, 0]
     inverse = np.full_like(normal, np.nan)
     inverse[good] = np.linalg.inv(scaled[good])
     return inverse / (scale[:, :, None] * scale[:, None, :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import xarray as xr
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from .calibration import pixel_sizes
-from .columns import WINDOW
+from .columns import WINDOW, FittedColumns
 from .errors import ImageError
 from .lattice import B_FRACTIONS, Lattice, reduced
-from .measuring import Measurement, measure
+from .measuring import check_spacing, fit_columns, straight_lattice, usable, window_radius
+from .pairs import pair_moves
+from .tables import principal_axes, whole_cells
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +32,8 @@ class TruthColumns:
     ----------
     shift : (n, 2) array
         Fitted minus true, pm.
+    pair_shift : (p, n, 2) array
+        The same of every phonon pair, pm.
     shape : (n, 5) array
         Amplitude, sigma_major, sigma_minor (Å), cosine and sine of 2 theta.
     cell_d : (m, 2) array
@@ -36,8 +41,40 @@ class TruthColumns:
     """
 
     shift: Floats
+    pair_shift: Floats
     shape: Floats
     cell_d: Floats
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixels shared by all images of a series.
+
+    Attributes
+    ----------
+    first, step : (2,) arrays
+        Position of the first pixel and pixel size along x and y, Å.
+    count : (2,) array of int
+        Pixels along x and y.
+    """
+
+    first: Floats
+    step: Floats
+    count: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, image: xr.DataArray) -> Grid:
+        """From the coordinates of an image with dims ("y", "x"), Å."""
+        return cls(
+            np.array([float(image[axis][0]) for axis in ("x", "y")]),
+            np.array(pixel_sizes(image)),
+            np.array([image.sizes[axis] for axis in ("x", "y")]),
+        )
+
+    @property
+    def last(self) -> Floats:
+        """Position of the last pixel, Å."""
+        return self.first + (self.count - 1) * self.step
 
 
 @dataclass(frozen=True)
@@ -82,29 +119,16 @@ class Truth:
         means = [steps[np.hypot(*(steps - v).T) < 0.3 * np.hypot(*v)].mean(0) for v in (first, second)]
         return reduced(np.array(means))
 
-    def measure(self, image: xr.DataArray, zone: str, window: float | None) -> TruthColumns:
-        """Fit one image and average the copies of every unique column.
-
-        Parameters
-        ----------
-        image : xr.DataArray
-            dims ("y", "x"), Å on the truth's coordinates.
-        zone : {"100", "110"}
-        window : float or None
-            See `analysis.measure`.
+    def guess(self, middle: Floats, zone: str) -> Lattice:
+        """Lattice in Å around an A column near the middle of an image.
 
         Raises
         ------
         ImageError
-            The image cannot be measured, or less than half of the true columns are found in it.
+            B does not sit where the zone wants it.
         """
-        extended = _extended(image, self.period, _MARGIN * float(np.hypot(*self.lattice.T).max()))
-        measurement = measure(
-            extended, zone=zone, window=WINDOW if window is None else window, lattice=self._guess(image, zone)
-        )
-        return self._matched(measurement, image)
-
-    def _guess(self, image: xr.DataArray, zone: str) -> Lattice:
+        if zone not in B_FRACTIONS:
+            raise ImageError(f"zone={zone!r} is unknown; choose one of {', '.join(B_FRACTIONS)}.")
         vectors = self.lattice
         fractions = B_FRACTIONS[zone]
         a, b = self.position[self.is_a], self.position[~self.is_a]
@@ -117,7 +141,6 @@ class Truth:
         if min(misfit) > 0.3 * spacing:
             raise ImageError(f"zone {zone}: the truth's B columns do not sit there; use the other zone.")
         # Of all copies, an A column near the image's middle: growth is surest from there.
-        middle = np.array([float(image["x"].mean()), float(image["y"].mean())])
         copies = a + np.rint((middle - a) / self.period) * self.period
         origin = copies[np.argmin(np.hypot(*(copies - middle).T))]
         return Lattice(
@@ -125,44 +148,138 @@ class Truth:
             (float(vectors[1, 0]), float(vectors[1, 1])), fractions[int(np.argmin(misfit))], zone, "Å",
         )  # fmt: skip
 
-    def _matched(self, measurement: Measurement, image: xr.DataArray) -> TruthColumns:
-        near = measurement.lattice.neighbour_distance
-        columns = _inside(measurement.columns, image, 0.25 * near)
-        fitted_a = columns["site"].values == "A"
-        fitted = np.stack([columns["x"].values, columns["y"].values], 1)
-        theta = columns["theta"].values
-        shape = np.stack(
-            [columns[name].values for name in ("amplitude", "sigma_major", "sigma_minor")]
-            + [np.cos(2 * theta), np.sin(2 * theta)], 1,
-        )  # fmt: skip
+
+@dataclass(frozen=True)
+class Matcher:
+    """Measures all images of one phase.
+
+    Attributes
+    ----------
+    truth : Truth
+    grid : Grid
+        Of the images.
+    zone : {"100", "110"}
+    window : float
+        Radius of the fit windows in A-B distances.
+    """
+
+    truth: Truth
+    grid: Grid
+    zone: str
+    window: float = WINDOW
+
+    def measure(
+        self, pairs: Floats, start: FittedColumns | None = None
+    ) -> tuple[TruthColumns, FittedColumns]:
+        """Fit the mean over phonon pairs, then each pair, and average the copies of every unique column.
+
+        Parameters
+        ----------
+        pairs : (p, ny, nx) array
+            Images of one tilt and thickness.
+        start : FittedColumns, optional
+            Of a similar image of the same phase, to begin from.
+
+        Returns
+        -------
+        TruthColumns, FittedColumns
+            The second, all columns of the mean image in px, is a start for the next.
+
+        Raises
+        ------
+        ImageError
+            The image cannot be measured, or less than half of the true columns are found in it.
+        """
+        pairs = self._extended(pairs)
+        values = usable(pairs.mean(0))
+        near, radius = window_radius(self._guess, self.window)
+        fitted = fit_columns(values, self._guess, near, radius, start)
+        straight = straight_lattice(fitted, self._guess)[0].scaled(self.grid.step[0], self.grid.step[1], "Å")
+        check_spacing(straight)
+        row, gap, offset = self._matched(fitted, straight.neighbour_distance)
+        use = row >= 0
+        count = len(self.truth.position)
+        shape = principal_axes(fitted.fit.parameters[:, 4:], self.grid.step)
+        twice = 2 * shape[:, 2]
+        values_of = np.column_stack(
+            [gap * _PM, fitted.fit.parameters[:, 0], shape[:, :2], np.cos(twice), np.sin(twice)]
+        )
+        mean = _average(values_of[use], row[use], count)
+        if len(pairs) > 1:
+            moves = pair_moves(pairs, values, fitted, near) * self.grid.step * _PM
+            pair_shift = mean[:, :2] + np.stack([_average(one[use], row[use], count) for one in moves])
+        else:
+            pair_shift = mean[None, :, :2]
+        cell_d = self._cells(fitted, straight, offset)
+        return TruthColumns(mean[:, :2], pair_shift, mean[:, 2:], cell_d), fitted
+
+    @cached_property
+    def _pad(self) -> NDArray[np.int64]:
+        """Pixels along x and y by which an image that covers whole periods is continued."""
+        length, period = self.grid.count * self.grid.step, self.truth.period
+        repeats = np.maximum(1, np.rint(length / period))
+        whole = np.abs(length - repeats * period) < 0.25 * self.grid.step
+        margin = _MARGIN * float(np.hypot(*self.truth.lattice.T).max())
+        return np.where(whole, np.ceil(margin / self.grid.step), 0).astype(int)
+
+    @cached_property
+    def _guess(self) -> Lattice:
+        """In px of the continued image."""
+        found = self.truth.guess(0.5 * (self.grid.first + self.grid.last), self.zone)
+        found = found.scaled(1 / self.grid.step[0], 1 / self.grid.step[1], "px")
+        first = self.grid.first / self.grid.step - self._pad
+        moved = float(found.origin[0] - first[0]), float(found.origin[1] - first[1])
+        return Lattice(moved, found.a, found.b, found.b_fraction, found.zone)
+
+    def _extended(self, images: Floats) -> Floats:
+        (x, y) = self._pad
+        return np.pad(images, ((0, 0), (y, y), (x, x)), mode="wrap") if x or y else images
+
+    def _positions(self, fitted: FittedColumns) -> Floats:
+        """Å on the truth's coordinates."""
+        return (fitted.fit.parameters[:, 2:4] - self._pad) * self.grid.step + self.grid.first
+
+    def _inside(self, position: Floats, margin: float) -> NDArray[np.bool_]:
+        """Within the image proper, without what a periodic continuation added."""
+        within = (position > self.grid.first - margin) & (position < self.grid.last + margin)
+        return np.asarray(within.all(1))
+
+    def _matched(self, fitted: FittedColumns, near: float) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """Row of the truth of every fitted column or −1, its way from there, and the common drift, Å."""
+        truth, position = self.truth, self._positions(fitted)
+        good = (fitted.flag == 0) & self._inside(position, 0.25 * near)
         # Under tilt all columns drift by up to half an Å together: match on what is left.
         offset = np.zeros(2)
         for _ in range(4):
-            row, gap = np.full(len(fitted), -1), np.zeros_like(fitted)
+            row, gap = np.full(len(position), -1), np.zeros_like(position)
             for kind in (True, False):
-                true, here = np.flatnonzero(self.is_a == kind), np.flatnonzero(fitted_a == kind)
-                nearest, gap[here] = _nearest(self.position[true], fitted[here] - offset, self.period)
+                true, here = np.flatnonzero(truth.is_a == kind), np.flatnonzero(good & (fitted.is_a == kind))
+                nearest, gap[here] = _nearest(truth.position[true], position[here] - offset, truth.period)
                 row[here] = np.where(np.hypot(*gap[here].T) < 0.5 * near, true[nearest], -1)
+            gap += offset
             if not (row >= 0).any():
                 break
-            offset = offset + np.median(gap[row >= 0], 0)
-            gap = gap - np.median(gap[row >= 0], 0)
+            offset = np.median(gap[row >= 0], 0)
         for kind, site in ((True, "A"), (False, "B")):
-            wanted = np.flatnonzero(self.is_a == kind)
+            wanted = np.flatnonzero(truth.is_a == kind)
             seen = np.isin(wanted, row).sum()
             if seen < 0.5 * len(wanted):
                 raise ImageError(
                     f"only {seen} of {len(wanted)} true {site} columns are found; check the truth's positions and periods."
                 )
-        use = row >= 0
-        values = np.column_stack([(gap + offset)[use] * _PM, shape[use]])
-        mean = _average(values, row[use], len(self.position))
-        cells = _inside(measurement.unit_cells, image, 0.25 * near)
-        centre = np.stack([cells["x"].values, cells["y"].values], 1) - offset
-        cell_row, cell_gap = _nearest(self.cell_position, centre, self.period)
-        close = np.hypot(*cell_gap.T) < 0.5 * near
-        d = _average(cells["d"].values[close], cell_row[close], len(self.cell_position))
-        return TruthColumns(mean[:, :2], mean[:, 2:], d)
+        return row, gap, offset
+
+    def _cells(self, fitted: FittedColumns, lattice: Lattice, offset: Floats) -> Floats:
+        """Apparent displacement of every unique cell, pm."""
+        truth, near, position = self.truth, lattice.neighbour_distance, self._positions(fitted)
+        b_row, corners = whole_cells(fitted.index, fitted.is_a, lattice)
+        good = (fitted.flag[b_row] == 0) & (fitted.flag[corners] == 0).all(1)
+        good &= self._inside(position[b_row], 0.25 * near)
+        b_row, corners = b_row[good], corners[good]
+        d = (position[corners].mean(1) - position[b_row]) * _PM
+        row, gap = _nearest(truth.cell_position, position[b_row] - offset, truth.period)
+        close = np.hypot(*gap.T) < 0.5 * near
+        return _average(d[close], row[close], len(truth.cell_position))
 
 
 def read_truth(truth: xr.Dataset, name: str) -> Truth:
@@ -203,32 +320,6 @@ def read_truth(truth: xr.Dataset, name: str) -> Truth:
         truth["cell_d"].transpose("cell", "component").values.astype(float),
         np.array([float(truth.attrs["period_x"]), float(truth.attrs["period_y"])]),
     )
-
-
-def _extended(image: xr.DataArray, period: Floats, margin: float) -> xr.DataArray:
-    """The image continued periodically, if it covers whole periods; else itself."""
-    values, coords = image.values, {}
-    for axis, step, length in zip(("x", "y"), pixel_sizes(image), period, strict=True):
-        count = image.sizes[axis]
-        repeats = max(1, round(count * step / length))
-        at = image[axis].values
-        if abs(count * step - repeats * length) < 0.25 * step:
-            pad = int(np.ceil(margin / step))
-            values = np.pad(
-                values, [(pad, pad) if dim == axis else (0, 0) for dim in image.dims], mode="wrap"
-            )
-            at = at[0] + step * np.arange(-pad, count + pad)
-        coords[axis] = (axis, at, {"units": "Å"})
-    return xr.DataArray(values, coords, image.dims, attrs={"units": "1", "calibrated": 1})
-
-
-def _inside(table: xr.Dataset, image: xr.DataArray, margin: float) -> xr.Dataset:
-    """Unflagged rows within the image proper, without what a periodic continuation added."""
-    keep = table["flag"].values == 0
-    for axis in ("x", "y"):
-        keep &= table[axis].values > float(image[axis][0]) - margin
-        keep &= table[axis].values < float(image[axis][-1]) + margin
-    return table.isel({table["flag"].dims[0]: np.flatnonzero(keep)})
 
 
 def _nearest(true: Floats, position: Floats, period: Floats) -> tuple[NDArray[np.int64], Floats]:

@@ -106,34 +106,50 @@ def measure(
         raise ImageError(
             "image: is not calibrated; pass pixel_size (Å per px) or lattice_parameter (Å, to use its own lattice)."
         )
-    values = _usable(image)
+    values = usable(image.values)
     if lattice is None:
         found = find_sublattices(values, find_periods(values), zone)
     else:
         found = _in_pixels(lattice, image, step)
-    near = found.neighbour_distance
+    near, radius = window_radius(found, window)
+    if a_site == "dark" and lattice is None:
+        found = _swapped(found)
+    fitted = fit_columns(values, found, near, radius)
+    if lattice is None and _brighter_b(fitted) != (a_site == "dark"):
+        # A narrow column can stand out as the higher one before both are fitted.
+        found = _swapped(found)
+        fitted = fit_columns(values, found, near, radius)
+    result = _measurement(
+        image, fitted, found, _Scale(pixel_size, lattice_parameter, anisotropic), near, radius
+    )
+    check_spacing(result.lattice)
+    return result
+
+
+def window_radius(lattice: Lattice, window: float) -> tuple[float, float]:
+    """Shortest A-B distance and radius of the fit windows, both px.
+
+    Raises
+    ------
+    ImageError
+        The pixels are too coarse.
+    """
+    near = lattice.neighbour_distance
     if near < 2.5:
         raise ImageError(
             f"image: A and B columns are only {near:.1f} px apart; give an image with finer sampling."
         )
-    radius = max(window * near, 2.0)
-    if a_site == "dark" and lattice is None:
-        found = _swapped(found)
-    fitted = _fitted(values, found, near, radius)
-    if lattice is None and _brighter_b(fitted) != (a_site == "dark"):
-        # A narrow column can stand out as the higher one before both are fitted.
-        found = _swapped(found)
-        fitted = _fitted(values, found, near, radius)
-    result = _measurement(
-        image, fitted, found, _Scale(pixel_size, lattice_parameter, anisotropic), near, radius
-    )
-    spacing = min(float(np.hypot(*result.lattice.a)), float(np.hypot(*result.lattice.b)))
+    return near, max(window * near, 2.0)
+
+
+def check_spacing(lattice: Lattice) -> None:
+    """Refuse a lattice, in Å, that no perovskite has."""
+    spacing = min(float(np.hypot(*lattice.a)), float(np.hypot(*lattice.b)))
     if not PLAUSIBLE_SPACING[0] <= spacing <= PLAUSIBLE_SPACING[1]:
         raise ImageError(
             f"image: A columns come out {spacing:.4g} Å apart, which no perovskite has; check pixel_size or "
             "lattice_parameter (both in Å: 0.02 nm is 0.2 Å)."
         )
-    return result
 
 
 def summary(measurement: Measurement) -> dict[str, Any]:
@@ -189,12 +205,24 @@ def _check(zone: str, a_site: str, pixel_size: float | None, window: float) -> N
         raise ImageError(f"a_site={a_site!r} is unknown; choose one of {', '.join(A_SITES)}.")
     if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
         raise ImageError(f"pixel_size={pixel_size} must be a positive number of Å per px.")
+    check_window(window)
+
+
+def check_window(window: float) -> None:
+    """Refuse a fit window that holds too few pixels, or a neighbouring column."""
     if not 0.3 <= window <= 1.0:
         raise ImageError(f"window={window} must lie between 0.3 and 1 A-B distances.")
 
 
-def _usable(image: xr.DataArray) -> Floats:
-    values = np.asarray(image.values, dtype=np.float64)
+def usable(values: NDArray[Any]) -> Floats:
+    """Values in double precision, NaN for all that is not finite.
+
+    Raises
+    ------
+    ImageError
+        There is nothing to see in them.
+    """
+    values = np.asarray(values, dtype=np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
     finite = np.isfinite(values)
     if not finite.any():
@@ -204,9 +232,12 @@ def _usable(image: xr.DataArray) -> Floats:
     return values
 
 
-def _fitted(values: Floats, lattice: Lattice, near: float, radius: float) -> FittedColumns:
+def fit_columns(
+    values: Floats, lattice: Lattice, near: float, radius: float, start: FittedColumns | None = None
+) -> FittedColumns:
+    """Find all columns from a lattice, in px, and fit them; for `start` see `analysis.columns.refine`."""
     sites = grow(values, lattice, radius=radius, least_coverage=LEAST_COVERAGE)
-    return refine(values, sites, near=near, radius=radius)
+    return refine(values, sites, near=near, radius=radius, start=start)
 
 
 def _in_pixels(lattice: Lattice, image: xr.DataArray, step: tuple[float, float]) -> Lattice:
@@ -244,7 +275,7 @@ def _measurement(
     near: float,
     radius: float,
 ) -> Measurement:
-    straight, spread = _straight(fitted, found)
+    straight, spread = straight_lattice(fitted, found)
     step, calibrated = pixel_sizes(image), is_calibrated(image)
     size, note = step, str(image.attrs.get("calibration", "from the image's coordinates"))
     if request.pixel_size is not None:
@@ -294,7 +325,7 @@ def _measurement(
     return Measurement(columns, cells, final, quality, scaled)
 
 
-def _straight(fitted: FittedColumns, found: Lattice) -> tuple[Lattice, float]:
+def straight_lattice(fitted: FittedColumns, found: Lattice) -> tuple[Lattice, float]:
     """Least-squares lattice through the good A columns, and their rms distance from it, px."""
     use = fitted.is_a & (fitted.flag == 0)
     if use.sum() < 4:

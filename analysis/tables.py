@@ -95,11 +95,8 @@ def cell_table(columns: xr.Dataset, lattice: Lattice, attrs: dict[str, Any]) -> 
     position = np.stack([columns["x"].values, columns["y"].values], 1)
     cov, flag = columns["position_cov"].values, columns["flag"].values
     amplitude = columns["amplitude"].values
-    a_row, b_row = _lookup(index, is_a), np.flatnonzero(~is_a)
-
-    corners = np.stack([a_row(index[b_row] + offset) for offset in lattice.a_offsets], 1)
-    whole = (corners >= 0).all(1)
-    b_row, corners = b_row[whole], corners[whole]
+    a_row = _lookup(index, is_a)
+    b_row, corners = whole_cells(index, is_a, lattice)
     count = len(lattice.a_offsets)
     d = position[corners].mean(1) - position[b_row]
     d_cov = cov[corners].sum(1) / count**2 + cov[b_row]
@@ -129,6 +126,16 @@ def cell_table(columns: xr.Dataset, lattice: Lattice, attrs: dict[str, Any]) -> 
         "flag": (cell, bad, FLAG_ATTRS | {"long_name": "flags of the cell's columns, combined"}),
     }  # fmt: skip
     return xr.Dataset(variables, _components(), attrs | {"convention": SIGN_CONVENTION})
+
+
+def whole_cells(
+    index: NDArray[np.int64], is_a: NDArray[np.bool_], lattice: Lattice
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the columns of every cell that has them all: (m,) B and (m, k) surrounding A."""
+    a_row, b_row = _lookup(index, is_a), np.flatnonzero(~is_a)
+    corners = np.stack([a_row(index[b_row] + offset) for offset in lattice.a_offsets], 1)
+    whole = (corners >= 0).all(1)
+    return b_row[whole], corners[whole]
 
 
 def flag_counts(flag: NDArray[np.uint8]) -> dict[str, int]:
@@ -180,13 +187,13 @@ def _cell_vectors(cells: NDArray[np.int64], position: Floats, a_row: Any, lattic
 
 def _shape(factor: Floats, covariance: Floats, scale: Floats) -> tuple[Floats, Floats]:
     """(n, 3) sigma_major, sigma_minor, theta and their standard errors, by numerical propagation."""
-    base = _principal(factor, scale)
+    base = principal_axes(factor, scale)
     gradient = np.empty((*base.shape, 3))
     for n in range(3):
         step = np.zeros(3)
         step[n] = 1e-5
         size = np.maximum(np.abs(factor[:, :1]), 1e-6)
-        change = _principal(factor + step * size, scale) - _principal(factor - step * size, scale)
+        change = principal_axes(factor + step * size, scale) - principal_axes(factor - step * size, scale)
         change[:, 2] = (change[:, 2] + np.pi / 2) % np.pi - np.pi / 2
         gradient[:, :, n] = change / (2e-5 * size)
     variance = np.einsum("nki,nij,nkj->nk", gradient, covariance, gradient)
@@ -196,7 +203,8 @@ def _shape(factor: Floats, covariance: Floats, scale: Floats) -> tuple[Floats, F
     return base, error
 
 
-def _principal(factor: Floats, scale: Floats) -> Floats:
+def principal_axes(factor: Floats, scale: Floats) -> Floats:
+    """(n, 3) sigma_major, sigma_minor, theta of fitted (n, 3) p, q, r; `scale` is the pixel size (x, y)."""
     p, q, r = factor.T
     # Covariance of the Gaussian: the inverse of [[p², pq], [pq, q² + r²]].
     xx = (q**2 + r**2) / (p * r) ** 2 * scale[0] ** 2
