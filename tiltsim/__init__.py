@@ -2,7 +2,7 @@
 
 from tiltsim.conventions import TiltConvention
 from tiltsim.errors import SettingsError
-from tiltsim.images import apply_dose
+from tiltsim.images import apply_dose, evaluate
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
 from tiltsim.simulate import pair_images, simulate
 
@@ -15,6 +15,7 @@ __all__ = [
     "TiltConvention",
     "TiltSeries",
     "apply_dose",
+    "evaluate",
     "pair_images",
     "simulate",
 ]

@@ -14,15 +14,17 @@ from rich.table import Table
 import analysis
 import dcnn
 import structures
+from tiltsim.cli_converge import converge
 from tiltsim.cli_images import measure, predict, train
-from tiltsim.cli_options import Device, Out, console
+from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, print_lines
 from tiltsim.cli_specimens import simulate, structure
 from tiltsim.config import PRESETS, load_study, preset_text
 from tiltsim.errors import SettingsError
+from tiltsim.estimate import forecast
 from tiltsim.output import check_folder
 from tiltsim.progress import progress_bars
 from tiltsim.report import write_report
-from tiltsim.study import run_study
+from tiltsim.study import prepare_study, run_study
 
 USER_ERRORS = (SettingsError, structures.SpecimenError, analysis.ImageError, dcnn.ModelError)
 
@@ -34,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for verb in (structure, simulate, measure, train, predict):
+for verb in (structure, simulate, converge, measure, train, predict):
     app.command()(verb)
 
 
@@ -45,6 +47,8 @@ def study(
     ] = "quick",
     out: Out = Path("out/study"),
     device: Device = "auto",
+    scheduler: Scheduler = None,
+    dry_run: DryRun = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print a preset's file, to copy and change, and stop.")
     ] = False,
@@ -61,8 +65,11 @@ def study(
         return
     request = load_study(source)
     check_folder(out)
+    if dry_run:
+        print_lines(forecast(prepare_study(request, device)))
+        return
     with progress_bars(console) as bars:
-        summary = run_study(request, out, device=device, reporter=bars)
+        summary = run_study(request, out, device=device, scheduler=scheduler, reporter=bars)
     table = Table(title="apparent polarization per mrad of tilt (pm per mrad, A − B)")
     for heading in ("phase", "thickness", "along x", "along y"):
         table.add_column(heading)
@@ -108,6 +115,9 @@ _OPTIONS = {
     "detector.inner": "--inner",
     "phonons.pairs": "--pairs",
     "phonons.seed": "--seed",
+    "phonons.target_sem_pm": "--target",
+    "phonons.max_pairs": "--max-pairs",
+    "numerics.memory_GB": "--memory",
     "tilt.largest": "--tilt",
     "tilt.n": "--steps",
     "tilt.layout": "--layout",

@@ -10,6 +10,13 @@ from rich.console import Console
 
 console = Console(stderr=True)
 
+
+def print_lines(lines: list[str]) -> None:
+    """Print ``lines`` as they are."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if missing.")]
 Zone = Annotated[str, typer.Option(help="Projection: 100 (B amid four A), 110 (B between two A), or auto.")]
 PixelSize = Annotated[
@@ -27,3 +34,17 @@ DatasetName = Annotated[
     str | None, typer.Option(help="Which signal of a file that holds several.", show_default=False)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Engine = Annotated[
+    str,
+    typer.Option(help="smatrix (all tilts from one scattering matrix) or multislice (abTEM, the reference)."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a dask scheduler (`dask scheduler` prints it); default: threads of this machine.",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be computed, why, and its memory and time; stop.")
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +14,13 @@ import analysis
 import structures
 import tiltsim
 from tiltsim import figures
-from tiltsim.cli_options import Device, Out, console
+from tiltsim.cli_options import Device, DryRun, Engine, Out, Scheduler, console, print_lines
 from tiltsim.config import TiltRequest
 from tiltsim.errors import SettingsError
-from tiltsim.multislice import abtem_device, plan
+from tiltsim.estimate import forecast
 from tiltsim.output import check_folder, complete_folder, write_json
 from tiltsim.progress import progress_bars
-from tiltsim.simulate import image_count
+from tiltsim.simulate import prepare, run_jobs
 
 
 def _two(text: str, name: str) -> tuple[float, float]:
@@ -122,28 +123,79 @@ def structure(
     )
 
 
+def _detectors(inner: float, outer: float, others: list[str]) -> list[tiltsim.Detector]:
+    """The main ring and further detectors written as ``[NAME=]INNER-OUTER[/SEGMENTS]``."""
+    detectors = [tiltsim.Detector(inner, outer)]
+    for text in others:
+        found = re.fullmatch(r"(?:([^=]*)=)?([\d.]+)-([\d.]+)(?:/(\d+))?", text.strip())
+        if found is None:
+            raise SettingsError(
+                f"--also {text!r} must be [NAME=]INNER-OUTER[/SEGMENTS] in mrad, such as BF=0-30 or DPC=10-40/4."
+            )
+        name, low, high, segments = found.groups()
+        detectors.append(tiltsim.Detector(float(low), float(high), name or "", int(segments or 1)))
+    return detectors
+
+
+def _aberrations(texts: list[str]) -> dict[str, float]:
+    result = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            result[name.strip()] = float(value)
+        except ValueError:
+            raise SettingsError(
+                f"--aberration {text!r} must be NAME=VALUE in Å or rad, such as defocus=40 or C21=500."
+            ) from None
+    return result
+
+
 def simulate(
     structure_file: Annotated[Path, typer.Argument(help="Extended XYZ written by `tiltsim structure`.")],
     out: Out = Path("out/simulate"),
-    tilt: Annotated[float, typer.Option(help="Largest tilt, mrad.")] = 8.0,
-    steps: Annotated[int, typer.Option(help="Tilts along each axis, from −tilt to +tilt.")] = 5,
-    layout: Annotated[str, typer.Option(help="cross (along the axes) or grid.")] = "cross",
+    tilt: Annotated[float, typer.Option(help="Largest tilt, mrad.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Tilts along each axis, from −tilt to +tilt.")] = 7,
+    layout: Annotated[str, typer.Option(help="grid, disc (within --tilt of the axis) or cross (along the axes).")] = "grid",
     thicknesses: Annotated[str, typer.Option(help="Å, comma-separated, ascending.")] = "50,100",
     energy: Annotated[float, typer.Option(help="keV.")] = 200.0,
     semiangle: Annotated[float, typer.Option(help="Convergence semi-angle, mrad.")] = 30.0,
     inner: Annotated[float, typer.Option(help="Detector inner angle, mrad.")] = 65.0,
     outer: Annotated[float, typer.Option(help="Detector outer angle, mrad.")] = 200.0,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further detector, [NAME=]INNER-OUTER[/SEGMENTS]; repeatable.", show_default=False
+        ),
+    ] = None,
     source: Annotated[float, typer.Option(help="Effective source, FWHM, Å.")] = 0.8,
-    pairs: Annotated[int, typer.Option(help="Frozen-phonon pairs (u, −u); 0 for a still lattice.")] = 1,
+    aberration: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE, abTEM's names, Å or rad: defocus=40, C12, C21…; repeatable.", show_default=False
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Frozen-phonon pairs (u, −u); 0 for a still lattice.")] = 2,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            help="Add pairs until every A and B position is known to this, pm.",
+            show_default="exactly --pairs",
+        ),
+    ] = None,
+    max_pairs: Annotated[int, typer.Option(help="Most pairs for --target.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of the phonons.")] = 0,
+    engine: Engine = "smatrix",
+    memory: Annotated[float, typer.Option(help="Memory the engine may use, GB.")] = 4.0,
     device: Device = "auto",
+    scheduler: Scheduler = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Simulate ADF-STEM images over tilts and thicknesses: images.nc, tilt_response.nc and figures.
 
-    Time grows with the square of the outer angle and of the lateral size: at 10 nm an image of 2×2 cells takes
-    some 12 s on two cores for --outer 88, ten times that for 200.
+    All tilts, thicknesses and detectors come from one propagation of each phonon configuration. An interrupted
+    simulation goes on where it stopped when run again with the same --out.
 
-    Example: tiltsim simulate out/cc7/Cc-Sm7.xyz --tilt 8 --steps 5 --outer 88 --out out/sim
+    Example: tiltsim simulate out/cc7/Cc-Sm7.xyz --tilt 8 --steps 5 --outer 120 --also BF=0-30 --out out/sim
     """
     start = time.perf_counter()
     check_folder(out)
@@ -157,33 +209,40 @@ def simulate(
         wanted = [float(t) for t in thicknesses.split(",")]
     except ValueError:
         raise SettingsError(f"--thicknesses {thicknesses!r} must be numbers in Å, such as 50,100.") from None
-    tilts = TiltRequest(tilt, steps, layout).series()
-    phonons = tiltsim.FrozenPhonons(pairs, seed)
-    microscope, detector = tiltsim.Microscope(energy, semiangle, source), tiltsim.Detector(inner, outer)
-    # Refused here rather than under a progress bar.
-    abtem_device(device)
-    plan(specimen, microscope, tilts, tuple(wanted), detector, tiltsim.Numerics())
+    jobs = prepare(
+        specimen,
+        tiltsim.Microscope(energy, semiangle, source, _aberrations(aberration or [])),
+        TiltRequest(tilt, steps, layout).series(),
+        thicknesses=wanted,
+        detector=_detectors(inner, outer, also or []),
+        phonons=tiltsim.FrozenPhonons(pairs, seed, target, max_pairs),
+        numerics=tiltsim.Numerics(memory_GB=memory),
+        engine=engine,
+        device=device,
+    )
+    if dry_run:
+        print_lines(forecast(jobs))
+        return
     with complete_folder(out) as folder, progress_bars(console) as bars:
-        bars.stage("simulate images", image_count([specimen], tilts, phonons))
-        images = tiltsim.simulate(
-            specimen,
-            microscope,
-            tilts,
-            thicknesses=wanted,
-            detector=detector,
-            phonons=phonons,
-            keep_configs=pairs > 1,
-            device=device,
-            progress=lambda done, _: bars.advance(done),
+        bars.stage("simulate images", 1)
+        images = run_jobs(
+            jobs, keep_configs=True, checkpoints=out / ".work", scheduler=scheduler, progress=bars.advance
         )
         analysis.write_dataset(images, folder / "images.nc")
-        response = analysis.tilt_response(tiltsim.pair_images(images), {specimen.name: specimen.truth})
+        resolved = tiltsim.pair_images(images)
+        if "detector" in resolved.dims:
+            resolved = resolved.isel(detector=0, drop=True)
+            images = images.isel(detector=0, drop=True)
+        response = analysis.tilt_response(resolved, {specimen.name: specimen.truth})
         analysis.write_dataset(response, folder / "tilt_response.nc")
         analysis.save(figures.plot_tilt_response(response), folder / "tilt_response")
         analysis.save(figures.plot_gallery(images), folder / "gallery")
+        largest = float(analysis.largest_sem(response).max())
         write_json(
             {
                 "images": int(np.isfinite(images.intensity.isel(x=0, y=0)).sum()),
+                "pairs": int(images.pairs[0]),
+                "largest_sem_pm": largest,
                 "d_bias_per_mrad_pm": response.d_bias_per_mrad.values,
                 "seconds": time.perf_counter() - start,
             },
@@ -197,4 +256,7 @@ def simulate(
             for c in "xy"
         )
         console.print(f"{t / 10:g} nm: apparent d moves by {slopes} pm per mrad")
+    console.print(f"{int(images.pairs[0])} phonon pairs, positions known to {largest:.2f} pm or better")
+    if target is not None and not largest <= target:
+        console.print(f"the target of {target:g} pm was not met: raise --max-pairs")
     console.print(f"images, tilt response and figures → {out}")

@@ -38,7 +38,10 @@ class SpecimenRequest:
 
 @dataclass(frozen=True)
 class TiltRequest:
-    """``[tilt]``: ``n`` tilts from −``largest`` to ``largest`` mrad along each axis."""
+    """``[tilt]``: ``n`` tilts from −``largest`` to ``largest`` mrad along each axis.
+
+    ``layout`` is "cross" (only along the axes), "grid" (all n × n) or "disc" (those within ``largest`` of the axis).
+    """
 
     largest: float = 8.0
     n: int = 5
@@ -51,10 +54,10 @@ class TiltRequest:
 
     def series(self) -> TiltSeries:
         """The tilts asked for."""
-        if self.layout not in ("cross", "grid"):
-            raise SettingsError(f"tilt.layout {self.layout!r} is unknown; choose cross or grid.")
-        maker = TiltSeries.cross if self.layout == "cross" else TiltSeries.grid
-        return maker(self.largest, self.n)
+        makers = {"cross": TiltSeries.cross, "grid": TiltSeries.grid, "disc": TiltSeries.disc}
+        if self.layout not in makers:
+            raise SettingsError(f"tilt.layout {self.layout!r} is unknown; choose one of {', '.join(makers)}.")
+        return makers[self.layout](self.largest, self.n)
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,14 @@ class NetworkRequest:
 class Study:
     """A whole study; every section may be left out.
 
+    ``engine`` is "smatrix" (all tilts from one scattering matrix) or "multislice" (abTEM's, the reference).
     ``thicknesses`` are in Å, ascending. ``seed`` governs phonons (added to ``phonons.seed``), domains and
     dose.
     """
 
     title: str = "Apparent polarization from mis-tilt"
     seed: int = 0
+    engine: str = "smatrix"
     thicknesses: tuple[float, ...] = (40.0, 70.0, 100.0)
     specimens: tuple[SpecimenRequest, ...] = ()
     microscope: Microscope = dataclasses.field(default_factory=Microscope)

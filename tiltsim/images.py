@@ -45,6 +45,14 @@ def evaluate(
     return np.real(np.swapaxes(along_y, 0, 1) @ coefficients @ along_x)
 
 
+def resample(period: NDArray[np.float32], ny: int, nx: int) -> NDArray[np.float32]:
+    """The same periodic images on ``ny`` × ``nx`` samples, not fewer than they have; shape (..., ny, nx)."""
+    if period.shape[-2:] == (ny, nx):
+        return period
+    y, x = np.arange(ny) / ny, np.arange(nx) / nx
+    return evaluate(period.astype(np.float64), (1.0, 1.0), x, y).astype(np.float32)
+
+
 def apply_dose(image: xr.DataArray, dose_per_A2: float, seed: int) -> xr.DataArray:
     """Poisson noise of a finite dose.
 

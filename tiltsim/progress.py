@@ -24,8 +24,8 @@ class Reporter(Protocol):
     def stage(self, text: str, total: int) -> None:
         """A stage of ``total`` steps begins."""
 
-    def advance(self, done: int) -> None:
-        """``done`` steps of the stage are finished."""
+    def advance(self, done: int, total: int | None = None) -> None:
+        """``done`` steps of the stage are finished, of ``total`` where that has changed."""
 
 
 class Silent:
@@ -34,7 +34,7 @@ class Silent:
     def stage(self, text: str, total: int) -> None:
         """Nothing."""
 
-    def advance(self, done: int) -> None:
+    def advance(self, done: int, total: int | None = None) -> None:
         """Nothing."""
 
 
@@ -49,10 +49,10 @@ class Bars:
         """A stage of ``total`` steps begins."""
         self._task = self._bars.add_task(text, total=total)
 
-    def advance(self, done: int) -> None:
-        """``done`` steps of the stage are finished."""
+    def advance(self, done: int, total: int | None = None) -> None:
+        """``done`` steps of the stage are finished, of ``total`` where that has changed."""
         if self._task is not None:
-            self._bars.update(self._task, completed=done)
+            self._bars.update(self._task, completed=done, total=total)
 
 
 @contextmanager

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
+import analysis
 from structures import Specimen
-from tiltsim import multislice
+from tiltsim import estimate
+from tiltsim.checkpoints import Checkpoints
 from tiltsim.conventions import TiltConvention
 from tiltsim.errors import SettingsError
-from tiltsim.images import evaluate
+from tiltsim.images import evaluate, resample
+from tiltsim.jobs import Job, combine
+from tiltsim.multislice import abtem_device, refuse_edges
+from tiltsim.phonons import labels
+from tiltsim.planning import plan
+from tiltsim.propagation import torch_device
+from tiltsim.scheduling import engine_units, run_units
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
+
+ENGINES = ("smatrix", "multislice")
 
 #: Beyond one period, the images show this much more, Å, so that every column is seen whole with its
 #: neighbours and column finding has six cells to work with.
 _MARGIN = 16.0
 
-#: Called with the number of images done and the total.
+#: Called with the number of units done and the number expected, which grows while a target is not met.
 Progress = Callable[[int, int], None]
-
-
-def image_count(
-    specimens: Sequence[Specimen], tilts: TiltSeries, phonons: FrozenPhonons | None = None
-) -> int:
-    """Multislice images that :func:`simulate` will compute."""
-    configurations = max(1, 2 * (phonons or FrozenPhonons()).pairs)
-    return len(specimens) * len(tilts.points()) * configurations
 
 
 def image_extent(specimens: Sequence[Specimen]) -> float:
@@ -47,20 +52,151 @@ def distinct_names(specimens: Sequence[Specimen]) -> list[str]:
     return names
 
 
+def prepare(
+    specimens: Specimen | Sequence[Specimen],
+    microscope: Microscope | None = None,
+    tilts: TiltSeries | None = None,
+    *,
+    thicknesses: Sequence[float] = (50.0, 100.0),
+    detector: Detector | Sequence[Detector] | None = None,
+    phonons: FrozenPhonons | None = None,
+    numerics: Numerics | None = None,
+    engine: str = "smatrix",
+    device: str = "auto",
+    seed: int | None = None,
+) -> list[Job]:
+    """One checked job for each specimen; arguments as :func:`simulate`'s.
+
+    Raises
+    ------
+    SettingsError
+        Naming the setting and the fix.
+    """
+    chosen = [specimens] if isinstance(specimens, Specimen) else list(specimens)
+    distinct_names(chosen)
+    if engine not in ENGINES:
+        raise SettingsError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}.")
+    microscope, numerics = microscope or Microscope(), numerics or Numerics()
+    if detector is None:
+        detectors: tuple[Detector, ...] = (Detector(),)
+    else:
+        detectors = (detector,) if isinstance(detector, Detector) else tuple(detector)
+    seen = [label for d in detectors for label in d.labels]
+    if not seen or len(set(seen)) < len(seen):
+        raise SettingsError(f"detectors {seen} need different names; give each its own detector.name.")
+    if engine == "multislice":
+        abtem_device(device)
+        refuse_edges(microscope, detectors)
+        phonons = phonons or FrozenPhonons()
+        tilts = tilts or TiltSeries.cross(8.0, 5)
+    else:
+        torch_device(device)
+        phonons = phonons or FrozenPhonons.until()
+        tilts = tilts or TiltSeries.grid(10.0, 7)
+    if seed is not None:
+        phonons = replace(phonons, seed=seed)
+    wanted = tuple(float(t) for t in thicknesses)
+    jobs = [
+        Job(
+            s, microscope, tilts, detectors, phonons, numerics,
+            plan(s, microscope, tilts, wanted, detectors, numerics), engine, device,
+        )
+        for s in chosen
+    ]  # fmt: skip
+    if engine == "smatrix":
+        for job in jobs:
+            estimate.needs(job)
+    return jobs
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Images of one specimen, configuration by configuration.
+
+    Parameters
+    ----------
+    labels : list of (int, int)
+        (pair, sign) of each configuration.
+    periods : ndarray, shape (config, segment, tilt, thickness, y, x)
+        Intensities over one period, before the source's blur, float32.
+    largest_sem : float
+        Largest standard error of a fitted position, pm; NaN where it was not needed.
+    """
+
+    labels: list[tuple[int, int]]
+    periods: NDArray[np.float32]
+    largest_sem: float
+
+
+def sample(
+    job: Job,
+    store: Checkpoints,
+    *,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> Sampled:
+    """Compute the configurations of ``job``: the pairs asked for, or as many as its target takes."""
+    workers, passes = (1, 1)
+    if job.engine == "smatrix":
+        arrangement = estimate.needs(job)
+        workers, passes = arrangement.workers, arrangement.passes
+    phonons, pairs = job.phonons, max(1, job.phonons.pairs)
+    periods: dict[tuple[int, int], NDArray[np.float32]] = {}
+    finished, sem = 0, float("nan")
+
+    def done(number: int) -> None:
+        nonlocal finished
+        finished += number
+        if progress is not None:
+            progress(finished, expected)
+
+    while True:
+        wanted = labels(phonons, pairs)
+        groups = {label: engine_units(job, *label) for label in wanted if label not in periods}
+        expected = finished + sum(map(len, groups.values()))
+        # In one go, so that no worker waits for the last unit of each configuration.
+        units = [unit for group in groups.values() for unit in group]
+        run_units(job, units, store, workers=workers, passes=passes, scheduler=scheduler, done=done)
+        for label, group in groups.items():
+            periods[label] = combine(job, group, store).astype(np.float32)
+        result = Sampled(wanted, np.stack([periods[label] for label in wanted]), sem)
+        if phonons.target_sem_pm is None or phonons.pairs == 0:
+            return result
+        sem = _largest_sem(job, result)
+        result = replace(result, largest_sem=sem)
+        if sem <= phonons.target_sem_pm or pairs >= phonons.max_pairs:
+            return result
+        # Errors fall with the root of the number of pairs; never more than threefold on so rough a guess.
+        needed = ceil(pairs * min(3.0, (sem / phonons.target_sem_pm) ** 2))
+        pairs = min(phonons.max_pairs, max(pairs + 1, needed))
+
+
+def _largest_sem(job: Job, sampled: Sampled) -> float:
+    """Largest standard error of an A or B position on the first detector, pm."""
+    images = assemble([job], [sampled], keep_configs=True, pixel=max(job.numerics.pixel, 0.2), mean=False)
+    first = pair_images(images)
+    if "detector" in first.dims:
+        first = first.isel(detector=0, drop=True)
+    response = analysis.tilt_response(first, {job.specimen.name: job.specimen.truth})
+    return float(analysis.largest_sem(response).max())
+
+
 def simulate(
     specimens: Specimen | Sequence[Specimen],
     microscope: Microscope | None = None,
     tilts: TiltSeries | None = None,
     *,
     thicknesses: Sequence[float] = (50.0, 100.0),
-    detector: Detector | None = None,
+    detector: Detector | Sequence[Detector] | None = None,
     phonons: FrozenPhonons | None = None,
     numerics: Numerics | None = None,
-    engine: str = "multislice",
+    engine: str = "smatrix",
     device: str = "auto",
     seed: int | None = None,
     keep_configs: bool = False,
     field: float | None = None,
+    checkpoints: Path | None = None,
+    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """ADF-STEM images of specimens over tilts and thicknesses.
@@ -69,100 +205,166 @@ def simulate(
     ----------
     specimens : Specimen or sequence of Specimen
         Each becomes one entry of ``phase``; names must differ.
-    microscope, tilts, detector, phonons, numerics
-        See :mod:`tiltsim.settings` for the defaults.
+    microscope, tilts, phonons, numerics
+        See :mod:`tiltsim.settings`. Defaults: 200 kV and 30 mrad; 7 × 7 tilts to ±10 mrad (multislice: 5 along
+        each axis to ±8 mrad); pairs until every position is known to 0.3 pm (multislice: one pair).
     thicknesses : sequence of float
         Å, ascending; rounded to whole layers. The actual ones are in ``thickness_actual``.
-    engine : {"multislice"}
-        abTEM's multislice, the reference.
+    detector : Detector or sequence of Detector
+        Default: 65–200 mrad. Several, or one in segments, give the images a leading ``detector``.
+    engine : {"smatrix", "multislice"}
+        All tilts from one scattering matrix, or abTEM's multislice, the reference.
     device : {"auto", "cpu", "cuda"}
         Auto takes CUDA where there is one.
     seed : int, optional
         Overrides ``phonons.seed``.
     keep_configs : bool
-        Also return every phonon configuration before averaging.
+        Also return every phonon configuration, as images of one period (see :func:`pair_images`).
     field : float, optional
         Side of the square images, Å; default one period and 16 Å more.
+    checkpoints : Path, optional
+        Folder for finished units: the same call with the same folder goes on where it was interrupted.
+    scheduler : str, optional
+        Address of a ``distributed`` scheduler whose workers compute; default threads of this machine.
     progress : callable, optional
-        Called as ``progress(done, total)`` after every image.
+        Called as ``progress(done, expected)`` after every unit of work.
 
     Returns
     -------
     xarray.Dataset
-        ``intensity`` (phase, tilt_x, tilt_y, thickness, y, x), float32, fraction of the incident beam,
-        NaN at tilts that were not asked for; with ``keep_configs`` also ``intensity_config`` with a
-        leading ``config``, whose coordinates ``pair`` and ``sign`` tell u from −u. Coordinates are those
-        of the specimen's entrance surface, Å, y down.
+        ``intensity`` ([detector,] phase, tilt_x, tilt_y, thickness, y, x), float32, fraction of the incident beam,
+        NaN at tilts that were not asked for; ``pairs`` (phase), and with a target ``largest_sem`` (phase), pm; with
+        ``keep_configs`` also ``intensity_period`` with a leading ``config``, whose coordinates ``pair`` and
+        ``sign`` tell u from −u. Coordinates are those of the specimen's entrance surface, Å, y down.
 
     Raises
     ------
     SettingsError
         Naming the setting and the fix.
     """
-    chosen = [specimens] if isinstance(specimens, Specimen) else list(specimens)
-    names = distinct_names(chosen)
-    if engine != "multislice":
-        raise SettingsError(f"engine {engine!r} is unknown; 'multislice' is the one there is.")
-    microscope, tilts = microscope or Microscope(), tilts or TiltSeries.cross(8.0, 5)
-    detector, numerics = detector or Detector(), numerics or Numerics()
-    phonons = phonons or FrozenPhonons()
-    if seed is not None:
-        phonons = FrozenPhonons(phonons.pairs, seed)
-    wanted = tuple(float(t) for t in thicknesses)
-    plans = [multislice.plan(s, microscope, tilts, wanted, detector, numerics) for s in chosen]
+    jobs = prepare(
+        specimens, microscope, tilts, thicknesses=thicknesses, detector=detector, phonons=phonons,
+        numerics=numerics, engine=engine, device=device, seed=seed,
+    )  # fmt: skip
+    return run_jobs(
+        jobs,
+        keep_configs=keep_configs,
+        field=field,
+        checkpoints=checkpoints,
+        scheduler=scheduler,
+        progress=progress,
+    )
 
-    extent = field or image_extent(chosen)
-    axis = np.arange(0.0, extent, numerics.pixel)
-    shape = (len(chosen), len(tilts.x), len(tilts.y), len(wanted), len(axis), len(axis))
-    configs = [(0, 0)] if phonons.pairs == 0 else [(p, s) for p in range(phonons.pairs) for s in (1, -1)]
-    kept = np.full((len(configs), *shape), np.nan, dtype=np.float32) if keep_configs else None
-    mean = np.full(shape, np.nan, dtype=np.float64)
-    done, total = 0, image_count(chosen, tilts, phonons)
-    for index, (specimen, setup) in enumerate(zip(chosen, plans, strict=True)):
-        for pair, sign, i, j, period in multislice.run(
-            specimen, microscope, tilts, detector, phonons, setup, device
-        ):
-            image = evaluate(period, specimen.box, axis, axis, microscope.source_fwhm)
-            mean[index, i, j] = np.nan_to_num(mean[index, i, j]) + image / len(configs)
-            if kept is not None:
-                kept[configs.index((pair, sign)), index, i, j] = image
-            done += 1
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    keep_configs: bool = False,
+    field: float | None = None,
+    checkpoints: Path | None = None,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Compute jobs from :func:`prepare` one after another; arguments and result as :func:`simulate`'s."""
+    before, sampled = 0, list[Sampled]()
+    for number, job in enumerate(jobs):
+        latest = 0
+
+        def counted(done: int, expected: int, base: int = before, rest: int = len(jobs) - number) -> None:
+            nonlocal latest
+            latest = done
             if progress is not None:
-                progress(done, total)
+                # Specimens still to come are expected to take as much as this one.
+                progress(base + done, base + expected * rest)
 
-    intensity_attrs = {"units": "1", "long_name": "fraction of the incident beam"}
+        sampled.append(sample(job, Checkpoints(job, checkpoints), scheduler=scheduler, progress=counted))
+        before += latest
+    return assemble(jobs, sampled, keep_configs=keep_configs, field=field)
+
+
+def assemble(
+    jobs: Sequence[Job],
+    sampled: Sequence[Sampled],
+    *,
+    keep_configs: bool = False,
+    field: float | None = None,
+    pixel: float | None = None,
+    mean: bool = True,
+) -> xr.Dataset:
+    """The ``images`` dataset of finished jobs that share all settings but the specimen; see :func:`simulate`.
+
+    ``pixel`` (Å) overrides the numerics'; ``mean`` False leaves out the evaluated mean images.
+    """
+    first, names = jobs[0], [job.specimen.name for job in jobs]
+    microscope, tilts, numerics = first.microscope, first.tilts, first.numerics
+    extent = field or image_extent([job.specimen for job in jobs])
+    axis = np.arange(0.0, extent, pixel or numerics.pixel)
+    several = len(first.segments) > 1
     dims = ("phase", "tilt_x", "tilt_y", "thickness", "y", "x")
-    angstrom = {"units": "Å"}
-    mrad = {"units": "mrad", "long_name": "direction of the beam inside the crystal"}
+    points = tuple(np.array(tilts.points()).T)
+    angstrom, mrad = (
+        {"units": "Å"},
+        {"units": "mrad", "long_name": "direction of the beam inside the crystal"},
+    )
+    attrs = {"units": "1", "long_name": "fraction of the incident beam"}
     data: dict[str, Any] = {
-        "intensity": (dims, mean.astype(np.float32), intensity_attrs),
-        "thickness_actual": (("phase", "thickness"), np.array([p.thicknesses for p in plans]), angstrom),
-        "period_x": ("phase", np.array([s.box[0] for s in chosen]), angstrom),
-        "period_y": ("phase", np.array([s.box[1] for s in chosen]), angstrom),
-        "lean": (("phase", "component"), np.array([s.lean_mrad for s in chosen]), {"units": "mrad"}),
-    }
+        "thickness_actual": (
+            ("phase", "thickness"), np.array([job.plan.thicknesses for job in jobs]), angstrom,
+        ),
+        "period_x": ("phase", np.array([job.specimen.box[0] for job in jobs]), angstrom),
+        "period_y": ("phase", np.array([job.specimen.box[1] for job in jobs]), angstrom),
+        "lean": (("phase", "component"), np.array([job.specimen.lean_mrad for job in jobs]), {"units": "mrad"}),
+        "pairs": (
+            "phase", np.array([sum(sign >= 0 for _, sign in s.labels) for s in sampled]),
+            {"units": "1", "long_name": "phonon pairs used (1 for a still lattice)"},
+        ),
+        "largest_sem": (
+            "phase", np.array([s.largest_sem for s in sampled]),
+            {"units": "pm", "long_name": "largest standard error of a fitted A or B position; NaN without a target"},
+        ),
+    }  # fmt: skip
+    grid = (len(first.segments), len(jobs), len(tilts.x), len(tilts.y), len(first.plan.thicknesses))
+    if mean:
+        images = np.full((*grid, len(axis), len(axis)), np.nan, dtype=np.float32)
+        for index, (job, s) in enumerate(zip(jobs, sampled, strict=True)):
+            average = s.periods.mean(axis=0, dtype=np.float64)
+            picture = evaluate(average, job.specimen.box, axis, axis, microscope.source_fwhm)
+            images[:, index, points[0], points[1]] = picture
+        data["intensity"] = (("detector", *dims), images, attrs) if several else (dims, images[0], attrs)
     coords: dict[str, Any] = {
         "phase": names,
         "tilt_x": ("tilt_x", np.array(tilts.x), mrad),
         "tilt_y": ("tilt_y", np.array(tilts.y), mrad),
-        "thickness": ("thickness", np.array(wanted), angstrom),
+        "thickness": ("thickness", np.array(first.plan.requested), angstrom),
         "y": ("y", axis, {**angstrom, "long_name": "down the image, entrance surface"}),
         "x": ("x", axis, {**angstrom, "long_name": "entrance surface"}),
         "component": ["x", "y"],
     }
-    if kept is not None:
-        data["intensity_config"] = (("config", *dims), kept, intensity_attrs)
+    if several:
+        coords["detector"] = first.segments
+    if keep_configs:
+        configs = max((s.labels for s in sampled), key=len)
+        ny, nx = (max(s.periods.shape[a] for s in sampled) for a in (-2, -1))
+        periods = np.full((len(configs), *grid, ny, nx), np.nan, dtype=np.float32)
+        for index, s in enumerate(sampled):
+            periods[: len(s.labels), :, index, points[0], points[1]] = resample(s.periods, ny, nx)
+        names_of = ("config", "detector", *dims[:4], "v", "u")
+        data["intensity_period"] = (
+            (names_of, periods, {**attrs, "comment": "one period, evenly sampled, before the source's blur"})
+            if several
+            else ((names_of[0], *names_of[2:]), periods[:, 0], attrs)
+        )
         coords["pair"] = ("config", np.array([p for p, _ in configs]), {"units": "1"})
         coords["sign"] = ("config", np.array([s for _, s in configs]), {"units": "1"})
     specification = {
         "microscope": asdict(microscope),
-        "detector": asdict(detector),
+        "detectors": [asdict(d) for d in first.detectors],
         "tilts": asdict(tilts),
-        "phonons": asdict(phonons),
+        "phonons": asdict(first.phonons),
         "numerics": asdict(numerics),
-        "engine": engine,
-        "specimens": {s.name: dict(s.specification) for s in chosen},
-        "plans": {s.name: asdict(p) for s, p in zip(chosen, plans, strict=True)},
+        "engine": first.engine,
+        "specimens": {job.specimen.name: dict(job.specimen.specification) for job in jobs},
+        "plans": {job.specimen.name: asdict(job.plan) for job in jobs},
     }
     return xr.Dataset(
         data,
@@ -171,8 +373,9 @@ def simulate(
             "title": "simulated ADF-STEM images",
             "tilt_convention": TiltConvention.BEAM.value,
             "axes": "x right, y down, beam into the page",
+            "source_fwhm_angstrom": microscope.source_fwhm,
             "specification": json.dumps(specification, ensure_ascii=False),
-            "seed": phonons.seed,
+            "seed": first.phonons.seed,
             "tiltsim_version": version("tiltsim"),
             "abtem_version": version("abtem"),
         },
@@ -180,11 +383,25 @@ def simulate(
 
 
 def pair_images(images: xr.Dataset) -> xr.Dataset:
-    """``images`` with ``intensity`` resolved by phonon pair: the mean of u and −u, dims (pair, phase, …).
+    """``images`` with ``intensity`` resolved by phonon pair: the mean of u and −u, dims (pair, [detector,] phase, …).
 
     Pairs are independent samples, which is what a standard error needs.
     """
-    if "intensity_config" not in images:
+    if "intensity_period" not in images:
         return images
-    by_pair = images["intensity_config"].groupby("pair").mean("config", skipna=False, keep_attrs=True)
-    return images.drop_vars(["intensity_config", "intensity", "sign"]).assign(intensity=by_pair)
+    by_pair = images["intensity_period"].groupby("pair").mean("config", skipna=False)
+    dims = tuple(d for d in by_pair.dims if d not in ("v", "u"))
+    by_pair = by_pair.transpose(*dims, "v", "u")
+    axis_x, axis_y = images["x"].values, images["y"].values
+    result = np.empty((*by_pair.shape[:-2], len(axis_y), len(axis_x)), dtype=np.float32)
+    phase_axis = dims.index("phase")
+    for index in range(images.sizes["phase"]):
+        box = (float(images["period_x"][index]), float(images["period_y"][index]))
+        where = (slice(None),) * phase_axis + (index,)
+        values = by_pair.values[where].astype(np.float64)
+        result[where] = evaluate(values, box, axis_x, axis_y, float(images.attrs["source_fwhm_angstrom"]))
+    dropped = images.drop_vars(["intensity_period", "intensity", "sign", "pair"], errors="ignore")
+    attrs: Mapping[str, Any] = {"units": "1", "long_name": "fraction of the incident beam"}
+    return dropped.assign(intensity=((*dims, "y", "x"), result, dict(attrs))).assign_coords(
+        pair=("pair", by_pair["pair"].values, {"units": "1"})
+    )

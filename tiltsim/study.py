@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 import analysis
@@ -20,12 +18,12 @@ from tiltsim.config import SpecimenRequest, Study
 from tiltsim.errors import SettingsError
 from tiltsim.film import beside_truth, film_truth, lay_out, render
 from tiltsim.images import apply_dose
-from tiltsim.multislice import abtem_device, plan
+from tiltsim.jobs import Job
 from tiltsim.networks import MODES, train_networks, train_settings
-from tiltsim.output import make_folder, read_dataset, write_json
+from tiltsim.output import make_folder, write_json
 from tiltsim.progress import Reporter, Silent
 from tiltsim.report import write_report
-from tiltsim.simulate import distinct_names, image_count, image_extent, pair_images, simulate
+from tiltsim.simulate import pair_images, prepare, run_jobs
 from tiltsim.summary import summarise
 
 
@@ -56,12 +54,17 @@ def build_specimen(request: SpecimenRequest, thickness: float) -> structures.Spe
 
 
 def run_study(
-    study: Study, out: Path, *, device: str = "auto", reporter: Reporter | None = None
+    study: Study,
+    out: Path,
+    *,
+    device: str = "auto",
+    scheduler: str | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Run ``study`` into the folder ``out`` and return its summary.
 
-    Finished images are kept in ``out/.work``: a study that was interrupted goes on where it stopped, and a
-    changed setting recomputes what depends on it.
+    Finished units of work are kept in ``out/.work``: a study that was interrupted goes on where it stopped, and a
+    changed setting recomputes what depends on it. ``scheduler`` is the address of a ``distributed`` scheduler.
 
     Raises
     ------
@@ -70,10 +73,9 @@ def run_study(
     """
     start = time.perf_counter()
     reporter = reporter or Silent()
-    thickest = max(study.thicknesses)
-    specimens = [build_specimen(r, thickest) for r in study.specimens]
+    jobs = prepare_study(study, device)
+    specimens = [job.specimen for job in jobs]
     truth = {s.name: s.truth for s in specimens}
-    _refuse_early(study, specimens, device)
     out = make_folder(out)
     for stale in ("summary.json", "report.html"):
         (out / stale).unlink(missing_ok=True)  # of an earlier run: they would not fit the new datasets
@@ -85,13 +87,14 @@ def run_study(
     folder = make_folder(out / "structures")
     for specimen in specimens:
         structures.write(specimen, folder / f"{specimen.name}.xyz")
-    images = _images(study, specimens, out, device, reporter)
+    reporter.stage("simulate images", 1)
+    images = run_jobs(
+        jobs, checkpoints=out / ".work", scheduler=scheduler, keep_configs=True, progress=reporter.advance
+    )
     analysis.write_dataset(images, out / "images.nc")
     lap("simulate")
 
-    samples = pair_images(images)
-    reporter.stage("fit columns", samples.intensity.isel(x=0, y=0).size)
-    response = analysis.tilt_response(samples, truth, progress=lambda done, _: reporter.advance(done))
+    response = _response(images, truth, reporter)
     response["thickness_actual"] = images.thickness_actual
     analysis.write_dataset(response, out / "tilt_response.nc")
     lap("measure")
@@ -112,93 +115,54 @@ def run_study(
     return summary
 
 
-def _refuse_early(study: Study, specimens: Sequence[structures.Specimen], device: str) -> None:
-    """Everything that a user can get wrong is found before anything is written or simulated."""
-    distinct_names(specimens)
-    abtem_device(device)
-    for mode in MODES:
-        train_settings(study, mode, device)
+def prepare_study(study: Study, device: str = "auto") -> list[Job]:
+    """The checked simulations of ``study``: whatever a user can get wrong is found before any work.
+
+    Raises
+    ------
+    SettingsError, structures.SpecimenError
+        If a setting cannot be met.
+    """
+    thickest = max(study.thicknesses)
+    specimens = [build_specimen(r, thickest) for r in study.specimens]
     for specimen in specimens:
         if specimen.truth.attrs["zone"] != "100":
             raise SettingsError(
                 f"specimen {specimen.name}: a study's film of domains needs a [100]-type projection; "
                 "use `tiltsim simulate` for [110]."
             )
-        plan(
-            specimen, study.microscope, study.tilt.series(), study.thicknesses, study.detector, study.numerics
-        )
+    jobs = prepare(
+        specimens,
+        study.microscope,
+        study.tilt.series(),
+        thicknesses=study.thicknesses,
+        detector=study.detector,
+        phonons=replace(study.phonons, seed=study.phonons.seed + study.seed),
+        numerics=study.numerics,
+        engine=study.engine,
+        device=device,
+    )
+    for mode in MODES:
+        train_settings(study, mode, device)
+    return jobs
 
 
-def _images(
-    study: Study, specimens: Sequence[structures.Specimen], out: Path, device: str, reporter: Reporter
-) -> xr.Dataset:
-    """Simulated images of all specimens, each kept as soon as it is finished."""
-    tilts = study.tilt.series()
-    phonons = replace(study.phonons, seed=study.phonons.seed + study.seed)
-    per_specimen = image_count(specimens[:1], tilts, phonons)
-    extent = image_extent(specimens)
-    work = make_folder(out / ".work")
-    reporter.stage("simulate images", per_specimen * len(specimens))
+def _response(images: xr.Dataset, truth: dict[str, xr.Dataset], reporter: Reporter) -> xr.Dataset:
+    """Tilt response of all phases, one after another: pair images of all at once would fill the memory."""
+    per_phase = int(np.prod([images.sizes[d] for d in ("tilt_x", "tilt_y", "thickness")]))
+    reporter.stage("fit columns", per_phase * images.sizes["phase"])
     parts = []
-    for n, specimen in enumerate(specimens):
-        key = json.dumps(
-            [
-                _fingerprint(specimen),
-                study.as_dict() | {"specimens": [], "title": "", "field": {}, "network": {}},
-                extent,
-                version("tiltsim"),
-                version("abtem"),
-            ],
-            sort_keys=True,
-        )
-        path = work / f"{specimen.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.nc"
-        if path.exists():
-            parts.append(read_dataset(path))
-        else:
-            part = simulate(
-                specimen,
-                study.microscope,
-                tilts,
-                thicknesses=study.thicknesses,
-                detector=study.detector,
-                phonons=phonons,
-                numerics=study.numerics,
-                device=device,
-                keep_configs=phonons.pairs > 1,
-                field=extent,
-                progress=_counting_from(n * per_specimen, reporter),
-            )
-            analysis.write_dataset(part, path)
-            parts.append(part)
-        reporter.advance((n + 1) * per_specimen)
-    images = xr.concat(
+    for n in range(images.sizes["phase"]):
+
+        def advance(done: int, _: int, base: int = n * per_phase) -> None:
+            reporter.advance(base + done)
+
+        parts.append(analysis.tilt_response(pair_images(images.isel(phase=[n])), truth, progress=advance))
+    response = xr.concat(
         parts, dim="phase", data_vars="minimal", coords="minimal", compat="override", join="exact"
     )
-    specification = [json.loads(part.attrs["specification"]) for part in parts]
-    merged = specification[0]
-    for other in specification[1:]:
-        merged["specimens"] |= other["specimens"]
-        merged["plans"] |= other["plans"]
-    images.attrs = {**parts[0].attrs, "specification": json.dumps(merged, ensure_ascii=False)}
-    return images
-
-
-def _fingerprint(specimen: structures.Specimen) -> str:
-    """Digest of everything about a specimen that its images depend on."""
-    atoms = specimen.atoms
-    parts = (
-        atoms.positions.round(9).tobytes(), atoms.cell.array.round(9).tobytes(), atoms.numbers.tobytes(),
-        "".join(specimen.sites).encode(), json.dumps(dict(specimen.sigmas), sort_keys=True).encode(),
-        json.dumps([specimen.name, specimen.layer, specimen.slices, dict(specimen.specification)]).encode(),
-    )  # fmt: skip
-    return hashlib.sha256(b"|".join(parts)).hexdigest()
-
-
-def _counting_from(base: int, reporter: Reporter) -> Callable[[int, int], None]:
-    def advance(done: int, _: int) -> None:
-        reporter.advance(base + done)
-
-    return advance
+    response.attrs["pairs"] = images.pairs.values.tolist()
+    return response
 
 
 def _film(
@@ -211,7 +175,8 @@ def _film(
     true_cells = film_truth(film, truth, names)
     thickness = float(images.thickness[-1])
     tilts = study.tilt.series()
-    points = [(tilts.x[i], tilts.y[j]) for i, j in tilts.points()]
+    # Along the axes only: a film takes seconds to fit, and its tilts are for seeing.
+    points = [(x, y) for i, j in tilts.points() for x, y in [(tilts.x[i], tilts.y[j])] if x == 0 or y == 0]
     reporter.stage("film of domains", len(points))
     fields, tables = {}, []
     for n, tilt in enumerate(points):

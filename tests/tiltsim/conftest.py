@@ -7,7 +7,6 @@ import tiltsim
 
 #: Detector small enough for seconds, at the full band limit factor.
 DETECTOR = tiltsim.Detector(65.0, 80.0)
-COARSE = tiltsim.Numerics(scan_oversampling=0.66)
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +24,6 @@ def still(null):
         thicknesses=[24.0, 60.0],
         detector=DETECTOR,
         phonons=tiltsim.FrozenPhonons(0),
-        numerics=COARSE,
     )
 
 
@@ -38,7 +36,7 @@ def shaken():
         tilts=tiltsim.TiltSeries((-8.0, 0.0, 8.0)),
         thicknesses=[24.0, 48.0],
         detector=DETECTOR,
-        numerics=COARSE,
+        phonons=tiltsim.FrozenPhonons(1),
         keep_configs=True,
     )
     return specimen, images

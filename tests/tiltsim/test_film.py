@@ -6,7 +6,7 @@ import pytest
 import analysis
 import structures
 import tiltsim
-from tests.tiltsim.conftest import COARSE, DETECTOR
+from tests.tiltsim.conftest import DETECTOR
 from tiltsim import SettingsError
 from tiltsim.config import FieldRequest
 from tiltsim.film import film_truth, lay_out, render
@@ -21,7 +21,6 @@ def simulated():
         thicknesses=[16.0],
         detector=DETECTOR,
         phonons=tiltsim.FrozenPhonons(0),
-        numerics=COARSE,
     )
     return specimen, images
 

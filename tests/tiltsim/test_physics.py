@@ -11,9 +11,10 @@ from ase import Atoms
 import analysis
 import structures
 import tiltsim
-from tests.tiltsim.conftest import COARSE, DETECTOR
+from tests.tiltsim.conftest import DETECTOR
 from tiltsim import multislice
-from tiltsim.phonons import configurations
+from tiltsim.phonons import configuration
+from tiltsim.planning import Plan, plan
 
 
 def layer_at(depth, box=8.0):
@@ -37,7 +38,6 @@ def test_a_layer_under_vacuum_moves_by_minus_tan_tilt_times_depth():
         thicknesses=[depth + 2.0],
         detector=DETECTOR,
         phonons=tiltsim.FrozenPhonons(0),
-        numerics=COARSE,
         field=box,
     ).intensity.squeeze()
 
@@ -89,7 +89,7 @@ def test_null_with_phonons_is_within_two_standard_errors(shaken):
 
 def test_pairs_cancel_most_of_what_one_configuration_fakes(shaken):
     specimen, images = shaken
-    one = images.assign(intensity=images.intensity_config.isel(config=0)).drop_vars("intensity_config")
+    one = tiltsim.pair_images(images.isel(config=[0]))
     fake = abs(analysis.tilt_response(one, {specimen.name: specimen.truth})["shift"].sel(tilt_x=0)).mean()
     pair = abs(
         analysis.tilt_response(tiltsim.pair_images(images), {specimen.name: specimen.truth})["shift"].sel(
@@ -109,7 +109,6 @@ def test_sign_and_axes_of_d_survive_the_whole_chain():
             thicknesses=[16.0],
             detector=DETECTOR,
             phonons=tiltsim.FrozenPhonons(0),
-            numerics=COARSE,
         )
         measured = analysis.tilt_response(images, {"R3c": specimen.truth}).squeeze()
         true = specimen.truth.cell_d.mean("cell")
@@ -129,10 +128,12 @@ def test_abtem_by_hand_gives_the_same_columns():
         thicknesses=[24.0],
         detector=DETECTOR,
         phonons=tiltsim.FrozenPhonons(1, seed=5),
+        engine="multislice",
     )
     grid = json.loads(ours.attrs["specification"])["plans"][specimen.name]["gpts"]
     total = 0.0
-    for _, _, atoms in configurations(specimen.atoms, specimen.sigmas, tiltsim.FrozenPhonons(1, seed=5)):
+    for sign in (1, -1):
+        atoms = configuration(specimen, tiltsim.FrozenPhonons(1, seed=5), 0, sign)
         atoms.pbc = True
         potential = abtem.Potential(
             atoms,
@@ -178,7 +179,9 @@ def test_scan_below_the_band_limit_costs_under_a_twentieth_of_a_picometre(null):
                 tilts=tiltsim.TiltSeries((8.0,)),
                 thicknesses=[60.0],
                 detector=DETECTOR,
+                phonons=tiltsim.FrozenPhonons(0),
                 numerics=tiltsim.Numerics(scan_oversampling=ratio),
+                engine="multislice",
             ),
             {null.name: null.truth},
         )["shift"]
@@ -203,7 +206,7 @@ def test_no_slice_too_many(samarium, thickness, beam):
     up = "[010]" if beam == "[001]" else "[001]"
     specimen = structures.build("R3c", samarium=samarium, thickness=thickness, beam=beam, up=up)
     wanted = round(specimen.thickness / specimen.layer) * specimen.slices
-    setup = multislice.Plan((1, 1), (32, 32), (4, 4), (wanted - 1,), (specimen.thickness,), 50.0)
+    setup = Plan((1, 1), (32, 32), (4, 4), (9, 9), (wanted - 1,), (60.0,), (specimen.thickness,), 50.0)
     built = multislice.potential(specimen, specimen.atoms, setup, "cpu")
     assert len(built.slice_thickness) == wanted
     assert sum(built.slice_thickness) == pytest.approx(specimen.thickness)
@@ -217,7 +220,6 @@ def test_110_projection_goes_through_the_chain():
         thicknesses=[11.0],
         detector=DETECTOR,
         phonons=tiltsim.FrozenPhonons(0),
-        numerics=COARSE,
     )
     response = analysis.tilt_response(images, {"SrTiO3": specimen.truth})
     assert response.attrs["zone"] == "110"
@@ -226,17 +228,18 @@ def test_110_projection_goes_through_the_chain():
         analysis.tilt_response(images, {"SrTiO3": specimen.truth}, zone="100")
 
 
-def test_box_grows_with_the_probe():
+def test_box_grows_with_the_probe_and_its_drift():
     numerics, microscope = tiltsim.Numerics(), tiltsim.Microscope()
-    assert numerics.box(50.0, microscope) == 7.5
-    assert numerics.box(400.0, microscope) == pytest.approx(24.0)
+    on_axis, tilted = tiltsim.TiltSeries(), tiltsim.TiltSeries((0.0, 10.0))
+    assert numerics.width(50.0, microscope, on_axis) == 7.5
+    assert numerics.width(400.0, microscope, on_axis) == pytest.approx(24.0)
+    assert numerics.width(400.0, microscope, tilted) == pytest.approx(28.0, abs=0.01)
+    assert numerics.repeats((7.9, 11.9), 400.0, microscope, on_axis) == (4, 3)
 
 
 def test_plan_holds_the_band_limit(null):
-    tilts = tiltsim.TiltSeries.cross(8.0, 3)
-    setup = multislice.plan(null, tiltsim.Microscope(), tilts, (40.0,), DETECTOR, tiltsim.Numerics())
+    microscope, tilts = tiltsim.Microscope(), tiltsim.TiltSeries.cross(8.0, 3)
+    setup = plan(null, microscope, tilts, (40.0,), [DETECTOR], tiltsim.Numerics())
     assert setup.band_limit == pytest.approx(1.75 * 88)
-    box = null.box[0] * setup.tile[0]
-    kept = (2 / 3) * setup.gpts[0] / (2 * box) * tiltsim.Microscope().wavelength * 1e3
-    assert kept >= setup.band_limit
-    assert box >= 7.5
+    assert setup.grid(null, microscope).limit * 1e3 >= setup.band_limit
+    assert null.box[0] * setup.repeats[0] >= 7.5

@@ -1,0 +1,223 @@
+"""What a simulation will take: memory from its sizes, time from a short trial on this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tiltsim import readout, smatrix
+from tiltsim.errors import SettingsError
+from tiltsim.jobs import Job, Unit
+from tiltsim.propagation import batch_size, scattering_matrix, torch_device
+from tiltsim.reciprocal import beams, pixels, shifts
+
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Memory and arrangement of a job on the scattering-matrix engine.
+
+    Parameters
+    ----------
+    beams, pixels : int
+        Incident and exit waves of the largest residual wave vector.
+    workers : int
+        Units at a time.
+    passes : int
+        Portions of exit waves, each with a propagation of its own.
+    memory_GB : float
+        Peak memory of all workers, beyond the program itself.
+    """
+
+    beams: int
+    pixels: int
+    workers: int
+    passes: int
+    memory_GB: float
+
+
+def needs(job: Job, workers: int | None = None) -> Needs:
+    """How a job fits into ``numerics.memory_GB``: fewer workers first, then more passes.
+
+    Raises
+    ------
+    SettingsError
+        If even one worker with the smallest portions does not fit.
+    """
+    grid = job.plan.grid(job.specimen, job.microscope)
+    q = (0, 0)
+    n, m = len(beams(grid, job.microscope, job.points, q)), len(pixels(grid, job.detectors, job.points, q))
+    device = torch_device(job.device)
+    available = 1 if device.type == "cuda" else (workers or os.cpu_count() or 1)
+    budget = job.numerics.memory_GB
+    for count in range(available, 0, -1):
+        if count * _unit_memory(job, n, m, 1, device) <= budget:
+            return Needs(n, m, count, 1, count * _unit_memory(job, n, m, 1, device))
+    passes = 1
+    while _unit_memory(job, n, m, passes, device) > budget:
+        if passes >= m:
+            least = _unit_memory(job, n, m, m, device)
+            raise SettingsError(
+                f"numerics.memory_GB {budget:g} GB is too small: {job.specimen.name} needs {least:.2f} GB at the "
+                "least; raise it, or choose a smaller supercell, thickness or detector."
+            )
+        passes = min(m, passes + max(1, passes // 4))
+    return Needs(n, m, 1, passes, _unit_memory(job, n, m, passes, device))
+
+
+def _unit_memory(job: Job, n: int, m: int, passes: int, device: torch.device) -> float:
+    """Peak memory of one unit, GB."""
+    points = job.plan.gpts[0] * job.plan.gpts[1]
+    slices, planes = job.plan.exit_planes[-1] + 1, len(job.plan.exit_planes)
+    kept = -(-m // passes)
+    used = n  # at most: all beams enter at one tilt
+    # Building: the potential (float32) beside the transmission functions (complex64).
+    building = 12 * points * slices
+    grid = job.plan.grid(job.specimen, job.microscope)
+    batch = min(n, batch_size(grid, device)) * points * 8
+    scattering = 8 * planes * kept * n
+    propagating = 8 * points * slices + scattering + 3 * batch
+    # Reading: gathered amplitudes twice, overlaps of every plane, and the terms of one image.
+    reading = 8 * points * slices + scattering + 16 * kept * used + 8 * planes * n**2 + 64 * used**2
+    images = 24 * len(job.segments) * len(job.points) * planes * job.plan.samples[0] * job.plan.samples[1]
+    return (max(building, propagating, reading) + images) / _GB
+
+
+def trial_seconds(job: Job, arrangement: Needs) -> float:
+    """Seconds of one unit on one worker while all workers are busy, from a trial of a second or two."""
+    device = torch_device(job.device)
+    grid = job.plan.grid(job.specimen, job.microscope)
+    q = (0, 0)
+    start = time.perf_counter()
+    transmission = smatrix.transmission_functions(job, Unit(0, 0, 0), device)
+    building = time.perf_counter() - start
+    incident = beams(grid, job.microscope, job.points, q)
+    wanted = pixels(grid, job.detectors, job.points, q)
+    sample = incident[: batch_size(grid, device)]
+    slices = min(20, job.plan.exit_planes[-1] + 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // arrangement.workers))
+    try:
+        laps = []
+        for _ in range(4):
+            start = time.perf_counter()
+            planes = scattering_matrix(
+                transmission, grid, q, job.specimen.slice_thickness, sample, wanted, (slices - 1,)
+            )
+            laps.append(time.perf_counter() - start)
+        per_wave_slice = min(laps[1:]) / (len(sample) * slices)
+        reading = _reading_seconds(job, len(incident), len(wanted), planes[0].device)
+    finally:
+        torch.set_num_threads(before)
+    propagating = per_wave_slice * len(incident) * (job.plan.exit_planes[-1] + 1)
+    return building + arrangement.passes * propagating + reading
+
+
+def _reading_seconds(job: Job, n: int, m: int, device: torch.device) -> float:
+    """Seconds to read all images of a unit: that of one image, times their number."""
+    grid = job.plan.grid(job.specimen, job.microscope)
+    step = (float(grid.angular_step[0]), float(grid.angular_step[1]))
+    exits = torch.as_tensor(
+        grid.vectors(pixels(grid, job.detectors, job.points, (0, 0)), (0, 0)), device=device
+    )
+    waves = torch.as_tensor(
+        grid.vectors(beams(grid, job.microscope, job.points, (0, 0)), (0, 0)), device=device
+    )
+    centre = torch.as_tensor(shifts([job.points[0]], grid.wavelength)[0], device=device)
+    use = torch.nonzero(readout.aperture(waves - centre, job.microscope, step))[:, 0]
+    indices = torch.as_tensor(beams(grid, job.microscope, job.points, (0, 0)), device=device)[use]
+    half = ((job.plan.samples[0] - 1) // 2, (job.plan.samples[1] - 1) // 2)
+    amplitudes = torch.ones((m, n), dtype=torch.complex64, device=device)
+    total = 0.0
+    for detector in job.detectors:
+        weight = readout.collection(exits, centre, detector, grid.wavelength, step)[0].float()
+        rows = torch.nonzero(weight)[:, 0]
+        laps = []
+        for _ in range(2):
+            start = time.perf_counter()
+            matrix = readout.overlap(amplitudes.index_select(0, rows).index_select(1, use), weight[rows])
+            index = readout.difference_index(indices, half)
+            readout.coefficients(matrix, torch.ones(len(use), dtype=torch.complex64), index, half)
+            laps.append(time.perf_counter() - start)
+        total += min(laps) * detector.segments
+    return float(total * len(job.points) * len(job.plan.exit_planes))
+
+
+def forecast(jobs: Sequence[Job]) -> list[str]:
+    """What ``jobs`` will compute, why, and the memory and time expected, line by line (``--dry-run``)."""
+    lines, total = [], 0.0
+    for job in jobs:
+        pairs = max(1, job.phonons.pairs)
+        most = job.phonons.max_pairs if job.phonons.target_sem_pm is not None else pairs
+        signs = 2 if job.phonons.pairs else 1
+        if job.engine == "multislice":
+            lines += _multislice_lines(job, pairs * signs * len(job.points))
+            continue
+        arrangement = needs(job)
+        units = pairs * signs * len(job.plan.grid(job.specimen, job.microscope).wave_vectors)
+        seconds = trial_seconds(job, arrangement)
+        whole = seconds * units / arrangement.workers
+        total += whole
+        lines += describe(job, arrangement, units)
+        lines.append(
+            f"  expected: {seconds:.1f} s a unit, {duration(whole)} in all (from a trial on this machine)"
+        )
+        if most > pairs:
+            lines.append(
+                f"  that is {pairs} phonon pairs; more are added, up to {most} ({duration(whole * most / pairs)}), until "
+                f"every A and B position is known to {job.phonons.target_sem_pm:g} pm"
+            )
+    if len(jobs) > 1 and total:
+        lines.append(f"all specimens: {duration(total)}")
+    return lines
+
+
+def _multislice_lines(job: Job, images: int) -> list[str]:
+    plan = job.plan
+    points = [g * r for g, r in zip(plan.gpts, plan.repeats, strict=True)]
+    return [
+        f"{job.specimen.name}: {images} multislice runs of {plan.scan[0]} × {plan.scan[1]} probes on {points[0]} × "
+        f"{points[1]} points and {plan.exit_planes[-1] + 1} slices (abTEM; engine smatrix is far faster)"
+    ]
+
+
+def describe(job: Job, arrangement: Needs, units: int) -> list[str]:
+    """The plan in sentences: what was chosen and why."""
+    plan, box = job.plan, np.array(job.specimen.box)
+    thickest = plan.thicknesses[-1]
+    cone = 2 * job.microscope.semiangle_cutoff * 1e-3 * thickest
+    drift = float(np.tan(max(map(abs, (*job.tilts.x, *job.tilts.y))) * 1e-3)) * thickest
+    wide = box * plan.repeats
+    if job.numerics.wave_vectors is not None:
+        why = "as numerics.wave_vectors asks"
+    elif job.numerics.minimum_box is not None:
+        why = f"numerics.minimum_box is {job.numerics.minimum_box:g} Å"
+    else:
+        why = f"at {thickest:.0f} Å the probe's cone is {cone:.1f} Å wide and drifts {drift:.1f} Å"
+    lines = [
+        f"{job.specimen.name}: period {box[0]:.2f} × {box[1]:.2f} Å, {len(job.specimen.atoms)} atoms",
+        f"  {plan.repeats[0]} × {plan.repeats[1]} residual wave vectors (box {wide[0]:.1f} × {wide[1]:.1f} Å): {why}",
+        f"  grid {plan.gpts[0]} × {plan.gpts[1]}, band limit {plan.band_limit:.0f} mrad, "
+        f"{plan.exit_planes[-1] + 1} slices of {job.specimen.slice_thickness:.2f} Å",
+        f"  {arrangement.beams} incident waves (aperture and all {len(job.points)} tilts), "
+        f"{arrangement.pixels} exit waves (all detectors and tilts)",
+        f"  {units} units of work, {arrangement.workers} at a time, {arrangement.passes} "
+        f"{'propagation' if arrangement.passes == 1 else 'propagations'} each; memory "
+        f"{arrangement.memory_GB:.2f} of {job.numerics.memory_GB:g} GB",
+    ]
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
