@@ -35,6 +35,8 @@ _MEMORY = 3  # earlier sweeps that the mixing learns from
 _DEEPEST = 0.2  # of the local contrast: how far a background may lie under the darkest pixel
 _SLOPE_FROM = 21  # columns
 _WIDEST = 0.6  # standard deviation, in A-B distances
+_WIDER_THAN_MOST = 1.3  # times the median standard deviation of its kind
+_WIDTHS_FROM = 8  # columns
 _SUPPORT = 5.0  # standard deviations after which a tail (4e-6) is neglected
 _LARGEST_SUPPORT = 2.0  # cells; a column fitted too wide must not slow down everything
 _POOR_RESIDUAL = 5.0  # times the median residual of its kind
@@ -144,6 +146,8 @@ def refine(
     for sweep in range(_SWEEPS):
         x, y, data, weight = padded.windows(parameters[:, 2:4], radius)
         if sweep or start is not None:
+            lower[:, [4, 6]] = np.maximum(lower[:, [4, 6]], _narrowest(parameters, is_a))
+            parameters = np.maximum(parameters, lower)
             fresh = _steadied(parameters, is_a)
             tails = mixing.next(tails, fresh) if sweep > 1 else fresh
             data = data - neighbours(tails, model_row, ghost_offset, x, y, padded.shape, near)
@@ -176,6 +180,20 @@ def refine(
         _side_by_side(residual[flag == 0], x[flag == 0], y[flag == 0]),
         Windows(x, y, data, weight, lower, upper, model_row, ghost_offset),
     )  # fmt: skip
+
+
+def _narrowest(parameters: Floats, is_a: NDArray[np.bool_]) -> Floats:
+    """Lower bounds (n, 2) of p and r: no column much wider, along x or y, than most of its kind.
+
+    Beside bright neighbours, a faint column that widens over their remains fits nearly as well as the column
+    itself, tens of pm away; which of the two wins is chance. All columns of a kind share probe and vibration.
+    """
+    bound = np.zeros((len(parameters), 2))
+    for kind in (True, False):
+        rows = is_a == kind
+        if rows.sum() >= _WIDTHS_FROM:
+            bound[rows] = np.median(parameters[rows][:, [4, 6]], axis=0) / _WIDER_THAN_MOST
+    return bound
 
 
 def neighbours(

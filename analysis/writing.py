@@ -11,6 +11,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from analysis.errors import ImageError
+
 
 def write_dataset(ds: xr.Dataset, path: str | Path) -> Path:
     """Write netCDF4, compressed, under a temporary name that is then renamed.
@@ -24,6 +26,11 @@ def write_dataset(ds: xr.Dataset, path: str | Path) -> Path:
     Returns
     -------
     Path
+
+    Raises
+    ------
+    ImageError
+        If there is no room or no permission; neither a part of it nor a temporary file is left.
     """
     encoding = {
         str(name): {"zlib": True, "complevel": 4}
@@ -73,6 +80,11 @@ def _renamed(path: Path, write: Callable[[Path], object]) -> Path:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # netCDF4 has a RuntimeError for a full disk
+        raise ImageError(
+            f"{path.name} cannot be written ({getattr(error, 'strerror', None) or error}); make room in "
+            f"{path.parent} or give another --out."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path

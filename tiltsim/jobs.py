@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -51,7 +53,7 @@ class Job:
         """Labels of all detectors' segments, in the order of results."""
         return [label for detector in self.detectors for label in detector.labels]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of everything that a unit's result depends on, and not of how many units are asked for."""
         atoms = self.specimen.atoms
@@ -68,6 +70,7 @@ class Job:
                 "tilts": asdict(self.tilts),
                 "detectors": [asdict(d) for d in self.detectors],
                 "phonons": asdict(settled),
+                "files": [_content(p) for p in (settled.trajectory, settled.force_constants) if p],
                 "plan": asdict(self.plan),
                 "engine": self.engine,
                 "versions": [version(name) for name in ("tiltsim", "abtem", "torch")],
@@ -79,6 +82,14 @@ class Job:
             atoms.numbers.tobytes(),
         )  # fmt: skip
         return hashlib.sha256(b"|".join(parts)).hexdigest()[:16]
+
+
+def _content(path: str) -> str:
+    """Digest of a file; the path's own where it cannot be read, which whoever needs the file reports."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return path
 
 
 @dataclass(frozen=True)

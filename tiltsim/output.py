@@ -67,6 +67,10 @@ def write_text(text: str, path: Path) -> None:
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
+    except OSError as error:
+        raise SettingsError(
+            f"{path.name} cannot be written ({error.strerror}); make room in {path.parent} or give another --out."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
