@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--json", type=Path, help="also write the results to this file")
+    result.add_argument("--quick", action="store_true", help="a smaller problem, for a smoke test")
+    return result
+
+
 def arguments(description: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    parser.add_argument("--quick", action="store_true", help="a smaller problem, for a smoke test")
-    return parser.parse_args()
+    return parser(description).parse_args()
 
 
 def machine() -> dict[str, Any]:

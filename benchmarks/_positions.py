@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
-import abtem
-import dask
 import numpy as np
 import xarray as xr
 
 import analysis
 import tiltsim
-from tiltsim import multislice
+from tiltsim.checkpoints import Checkpoints
 from tiltsim.images import evaluate
-from tiltsim.phonons import configurations
-from tiltsim.simulate import image_extent
+from tiltsim.jobs import Job
+from tiltsim.simulate import image_extent, prepare, sample
 
 TILTS = (0.0, 8.0)
 
 
-def images_of(specimen: Any, microscope: Any, detectors: list[Any], numerics: Any, thicknesses: Any) -> Any:
-    """Pair-averaged period images, shape (detector, tilt, thickness, y, x), and the time they took."""
-    setup = multislice.plan(
-        specimen, microscope, tiltsim.TiltSeries(TILTS), thicknesses, detectors[-1], numerics
+def images_of(
+    specimen: Any,
+    microscope: tiltsim.Microscope,
+    detectors: Sequence[tiltsim.Detector],
+    numerics: tiltsim.Numerics,
+    thicknesses: Sequence[float],
+    engine: str = "smatrix",
+) -> tuple[np.ndarray, float, Job]:
+    """Pair-averaged period images, shape (detector, tilt, thickness, y, x), and the seconds they took.
+
+    Every residual wave vector sees the same atoms, so that settings are compared on the same specimen.
+    """
+    (job,) = prepare(
+        specimen,
+        microscope,
+        tiltsim.TiltSeries(TILTS),
+        thicknesses=thicknesses,
+        detector=detectors,
+        phonons=tiltsim.FrozenPhonons(1, spread=False),
+        numerics=numerics,
+        engine=engine,
+        device="cpu",
     )
     start = time.perf_counter()
-    total = 0.0
-    with abtem.config.set({"diagnostics.progress_bar": False}), dask.config.set(scheduler="threads"):
-        for _, _, atoms in configurations(specimen.atoms, specimen.sigmas, tiltsim.FrozenPhonons(1)):
-            built = multislice.potential(specimen, atoms, setup, "cpu")
-            total = total + np.stack(
-                [
-                    multislice.scan_image(built, specimen, microscope, detectors, (t, 0.0), setup, "cpu")
-                    for t in TILTS
-                ],
-                axis=1,
-            )
-    return total / 2, time.perf_counter() - start, setup
+    periods = sample(job, Checkpoints(job)).periods.astype(np.float64).mean(0)
+    return periods, time.perf_counter() - start, job
 
 
-def positions(periods: Any, specimen: Any, microscope: Any, names: list[str], thicknesses: Any) -> xr.Dataset:
-    """Shift of the A and B columns, mean over the supercell, pm."""
+def positions(
+    periods: np.ndarray, specimen: Any, microscope: tiltsim.Microscope, names: list[str], thicknesses: Any
+) -> xr.Dataset:
+    """Shift of the A and B columns, mean over the supercell, pm; ``names`` label the first axis of ``periods``."""
     axis = np.arange(0.0, image_extent([specimen]), 0.1)
     pictures = evaluate(periods, specimen.box, axis, axis, microscope.source_fwhm)
     dataset = xr.Dataset(

@@ -72,21 +72,34 @@ def needs(job: Job, workers: int | None = None) -> Needs:
 
 
 def _unit_memory(job: Job, n: int, m: int, passes: int, device: torch.device) -> float:
-    """Peak memory of one unit, GB."""
+    """Peak memory of one unit with ``n`` incident and ``m`` exit waves, GB.
+
+    Counted from the arrays alive at each stage, and held against the measured peak by benchmarks/tilt_cost.py.
+    """
+    grid = job.plan.grid(job.specimen, job.microscope)
     points = job.plan.gpts[0] * job.plan.gpts[1]
     slices, planes = job.plan.exit_planes[-1] + 1, len(job.plan.exit_planes)
+    segments, tilts = len(job.segments), len(job.points)
     kept = -(-m // passes)
-    used = n  # at most: all beams enter at one tilt
-    # Building: the potential (float32) beside the transmission functions (complex64).
+    step = grid.wavelength / np.array(grid.box) * 1e3  # mrad
+    entering = min(n, int(np.pi * job.microscope.semiangle_cutoff**2 / step.prod()))
+    rings = max(np.pi * (d.outer**2 - d.inner**2) / step.prod() / d.segments for d in job.detectors)
+    ring = min(kept, int(rings))
+    # The potential (float32) beside the transmission functions (complex64).
     building = 12 * points * slices
-    grid = job.plan.grid(job.specimen, job.microscope)
     batch = min(n, batch_size(grid, device)) * points * 8
-    scattering = 8 * planes * kept * n
-    propagating = 8 * points * slices + scattering + 3 * batch
-    # Reading: gathered amplitudes twice, overlaps of every plane, and the terms of one image.
-    reading = 8 * points * slices + scattering + 16 * kept * used + 8 * planes * n**2 + 64 * used**2
-    images = 24 * len(job.segments) * len(job.points) * planes * job.plan.samples[0] * job.plan.samples[1]
-    return (max(building, propagating, reading) + images) / _GB
+    held = 8 * points * slices + 8 * planes * kept * n + 4 * kept * tilts * segments
+    # Overlaps of the shared detector in every plane, and what is gathered and weighted for them …
+    shared = 24 * ring * n + 8 * planes * n**2
+    # … or for one tilt, with the terms of its Fourier coefficients.
+    gathered = min(kept, int(1.4 * ring))
+    direct = (
+        8 * planes * n**2
+        + 64 * entering**2
+        + max(8 * gathered * n + 16 * gathered * entering, 32 * gathered * entering)
+    )
+    images = 24 * segments * tilts * planes * job.plan.samples[0] * job.plan.samples[1]
+    return float(max(building, held + max(3 * batch, shared, direct)) + images) / _GB
 
 
 def trial_seconds(job: Job, arrangement: Needs) -> float:

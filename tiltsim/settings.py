@@ -21,6 +21,11 @@ MAX_TILT_MRAD = 17.45
 BAND_LIMIT_FACTOR = 1.75
 
 
+#: Least width of the repeated box, Å: the waves are then at most 1.7 mrad apart at 200 kV, fine enough for the
+#: rims of aperture and detector (docs/physics.md).
+LEAST_WIDTH = 15.0
+
+
 def _check(name: str, value: float, low: float, high: float, unit: str, hint: str) -> None:
     if not np.isfinite(value) or not low <= value <= high:
         raise SettingsError(f"{name} {value:g} {unit} is outside {low:g} to {high:g} {unit}; {hint}.")
@@ -71,6 +76,10 @@ class Microscope:
                     f"aberrations.{name} = {value} is not one abTEM knows; use finite values of "
                     f"{', '.join(sorted(known))}."
                 )
+        symbols = [polar_aliases.get(name, name) for name in self.aberrations]
+        for symbol in symbols:
+            if symbols.count(symbol) > 1:
+                raise SettingsError(f"aberrations give {symbol} twice, under two names; keep one of them.")
 
     @property
     def wavelength(self) -> float:
@@ -315,7 +324,7 @@ class Numerics:
     minimum_box : float, optional
         The supercell is repeated laterally until the box is at least this wide, Å, so that the probe
         does not meet its own periodic copy. Default: the width of the probe's cone at the exit surface,
-        2 × semi-angle × thickness, plus the drift of the largest tilt, and at least 7.5 Å.
+        2 × semi-angle × thickness, plus the drift of the largest tilt, and at least 15 Å.
     scan_oversampling : float
         Scan points per point demanded by the image's band limit. At 1 the Fourier interpolation is
         exact; below 1 it aliases frequencies that the source size has all but removed.
@@ -354,7 +363,7 @@ class Numerics:
             return self.minimum_box
         cone = 2.0 * microscope.semiangle_cutoff * 1e-3 * thickness
         drift = float(np.tan(max(map(abs, (*tilts.x, *tilts.y))) * 1e-3)) * thickness
-        return max(7.5, cone + drift)
+        return max(LEAST_WIDTH, cone + drift)
 
     def repeats(
         self, box: tuple[float, float], thickness: float, microscope: Microscope, tilts: TiltSeries

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,22 @@ def _grid(job: Job) -> Any:
 
 def transmission_functions(job: Job, unit: Unit, device: torch.device) -> Tensor:
     """Transmission functions (slices, nx, ny) of the configuration that ``unit`` sees."""
-    part = unit.part if job.phonons.spread else 0
-    atoms = configuration(job.specimen, job.phonons, unit.pair, unit.sign, part)
+    if job.phonons.spread and unit.sign:
+        return _built(job, unit.pair, unit.sign, unit.part, device)
+    return _shared_by_wave_vectors(job, unit.pair, unit.sign, device)
+
+
+def _built(job: Job, pair: int, sign: int, part: int, device: torch.device) -> Tensor:
+    atoms = configuration(job.specimen, job.phonons, pair, sign, part)
     single = replace(job.plan, repeats=(1, 1))
     built = potential(job.specimen, atoms, single, "cpu", job.plan.exit_planes[-1] + 1)
     return transmissions(np.asarray(built.array), _grid(job), job.microscope.energy_keV, device)
+
+
+@lru_cache(maxsize=1)
+def _shared_by_wave_vectors(job: Job, pair: int, sign: int, device: torch.device) -> Tensor:
+    """Of a configuration that all residual wave vectors see, kept while they follow each other."""
+    return _built(job, pair, sign, 0, device)
 
 
 class Reader:

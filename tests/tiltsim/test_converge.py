@@ -118,8 +118,8 @@ def setup_of(specimen):
 def test_changes_of_displacements_come_with_their_expected_error(shaken, still):
     assert np.isnan(still["expected"]).all()
     supercell, pairs = of(shaken, "supercell"), of(shaken, "configurations")
-    # the same box, once of 4 × 4 cells and once of 2 × 2 cells of twice the edge
-    np.testing.assert_allclose(supercell["period"] * supercell["repeats"], 2 * 3.905)
+    # the same box, from cells of one edge and of twice that
+    np.testing.assert_allclose(supercell["period"] * supercell["repeats"], 4 * 3.905)
     assert np.all(supercell["expected"].isel(run=0) > 0)
     assert np.all(supercell["rms"].isel(run=0) < 4 * supercell["expected"].isel(run=0))
     assert list(pairs["pairs"].values) == [1, 2, 3]
@@ -180,7 +180,7 @@ def test_the_verb_writes_everything_and_goes_on_from_its_checkpoints(null, tmp_p
     assert "configurations" in printed
     assert "reference" in printed
     kept = sorted((out / ".work").rglob("*.npy"))
-    assert len(kept) == 2 * 2 * 4  # two pairs of two signs, N = 2: the first pair is not computed again
+    assert len(kept) == 2 * 2 * 16  # two pairs of two signs, N = 4: the first pair is not computed again
     for name in ("convergence.nc", "convergence.png", "convergence.svg", "summary.json"):
         assert (out / name).is_file()
     summary = json.loads((out / "summary.json").read_text())

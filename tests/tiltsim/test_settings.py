@@ -137,6 +137,7 @@ def scanned(request):
             thicknesses=[specimen.thickness],
             detector=[replace(d, name=str(n)) for n, d in enumerate(detectors)],
             phonons=tiltsim.FrozenPhonons(0),
+            numerics=tiltsim.Numerics(wave_vectors=1),
             engine=request.param,
             device="cpu",
         )
@@ -169,8 +170,8 @@ def test_sectors_turn_from_x_towards_y(scanned):
     twelve = tiltsim.Detector(20.0, 60.0, segments=12, rotation=3.0)
     turned = tiltsim.Detector(20.0, 60.0, segments=12, rotation=33.0)
     images = scanned(null, [twelve, turned], tilt=(3.0, 1.0))
-    np.testing.assert_allclose(images[12:23], images[1:12], rtol=1e-6)
-    np.testing.assert_allclose(images[23], images[0], rtol=1e-6)
+    np.testing.assert_allclose(images[12:23], images[1:12], rtol=1e-5)
+    np.testing.assert_allclose(images[23], images[0], rtol=1e-5)
 
 
 def test_segments_add_up_to_the_ring_and_detectors_keep_their_order(scanned):

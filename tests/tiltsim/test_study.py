@@ -93,7 +93,7 @@ def test_resumed_study_simulates_nothing_twice(finished, monkeypatch):
         return {p: p.stat().st_mtime_ns for p in (out / ".work").glob("*/*.npy")}
 
     kept = units()
-    assert len(kept) == 2 * 2  # two specimens, u and −u, one residual wave vector
+    assert len(kept) == 2 * 2 * 4  # two specimens, u and −u, 2 × 2 residual wave vectors
 
     def refuse(*_, **__):
         raise AssertionError("simulated again")
