@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -89,6 +90,11 @@ class Checkpoints:
             if partial is not None:
                 Path(partial).unlink(missing_ok=True)
             raise SettingsError(_unwritable(self._folder, error)) from error
+
+    def forget(self, units: Iterable[Unit]) -> None:
+        """Free the memory of units that are done with; what lies in a folder stays."""
+        for unit in units:
+            self._held.pop(unit, None)
 
     @staticmethod
     def _path(folder: Path, unit: Unit) -> Path:

@@ -155,7 +155,9 @@ def simulate(
     out: Out = Path("out/simulate"),
     tilt: Annotated[float, typer.Option(help="Largest tilt, mrad.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Tilts along each axis, from −tilt to +tilt.")] = 7,
-    layout: Annotated[str, typer.Option(help="grid, disc (within --tilt of the axis) or cross (along the axes).")] = "grid",
+    layout: Annotated[
+        str, typer.Option(help="grid, disc (within --tilt of the axis) or cross (along the axes).")
+    ] = "grid",
     thicknesses: Annotated[str, typer.Option(help="Å, comma-separated, ascending.")] = "50,100",
     energy: Annotated[float, typer.Option(help="keV.")] = 200.0,
     semiangle: Annotated[float, typer.Option(help="Convergence semi-angle, mrad.")] = 30.0,
@@ -229,11 +231,9 @@ def simulate(
             jobs, keep_configs=True, checkpoints=out / ".work", scheduler=scheduler, progress=bars.advance
         )
         analysis.write_dataset(images, folder / "images.nc")
-        resolved = tiltsim.pair_images(images)
-        if "detector" in resolved.dims:
-            resolved = resolved.isel(detector=0, drop=True)
+        if "detector" in images.dims:
             images = images.isel(detector=0, drop=True)
-        response = analysis.tilt_response(resolved, {specimen.name: specimen.truth})
+        response = analysis.tilt_response(tiltsim.pair_images(images), {specimen.name: specimen.truth})
         analysis.write_dataset(response, folder / "tilt_response.nc")
         analysis.save(figures.plot_tilt_response(response), folder / "tilt_response")
         analysis.save(figures.plot_gallery(images), folder / "gallery")

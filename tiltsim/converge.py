@@ -194,8 +194,13 @@ def _supercell(setup: Setup, times: float) -> Setup:
     count, whole = int(times), setup.specimen
     # The still crystal is the same, dopants included: what grows is the period of the displacements.
     larger = replace(whole, atoms=whole.atoms.repeat((count, count, 1)), sites=np.tile(whole.sites, count**2))
-    repeats = _repeats(setup) // count
-    return replace(setup, specimen=larger, numerics=replace(setup.numerics, wave_vectors=repeats))
+    return replace(
+        setup,
+        specimen=larger,
+        # Draws of its own: with the same seed, the first cells would move alike in both.
+        phonons=replace(setup.phonons, seed=setup.phonons.seed + count - 1),
+        numerics=replace(setup.numerics, wave_vectors=_repeats(setup) // count),
+    )
 
 
 def _configurations(setup: Setup, number: float) -> Setup:
@@ -228,7 +233,7 @@ SWEEPS: dict[str, Sweep] = {
     "band_limit": Sweep(
         "band limit / (outer + tilt)",
         _band_limit,
-        default=lambda s: round(s.numerics.angle(s.detector, s.tilts) / s.reach, 6),
+        default=lambda s: round(s.numerics.angle([s.detector], s.microscope, s.tilts) / s.reach, 6),
         values=lambda s: (1.0, 1.25, 1.5, 1.75, 2.0, 2.5),
     ),
     "slices": Sweep(

@@ -15,6 +15,7 @@ from tiltsim.errors import SettingsError
 from tiltsim.jobs import Job, Unit
 from tiltsim.propagation import batch_size, scattering_matrix, torch_device
 from tiltsim.reciprocal import beams, pixels, shifts
+from tiltsim.settings import LEAST_WIDTH
 
 _GB = 1e9
 
@@ -51,8 +52,8 @@ def needs(job: Job, workers: int | None = None) -> Needs:
         If even one worker with the smallest portions does not fit.
     """
     grid = job.plan.grid(job.specimen, job.microscope)
-    q = (0, 0)
-    n, m = len(beams(grid, job.microscope, job.points, q)), len(pixels(grid, job.detectors, job.points, q))
+    n = max(len(beams(grid, job.microscope, job.points, q)) for q in grid.wave_vectors)
+    m = max(len(pixels(grid, job.detectors, job.points, q)) for q in grid.wave_vectors)
     device = torch_device(job.device)
     available = 1 if device.type == "cuda" else (workers or os.cpu_count() or 1)
     budget = job.numerics.memory_GB
@@ -103,7 +104,7 @@ def _unit_memory(job: Job, n: int, m: int, passes: int, device: torch.device) ->
 
 
 def trial_seconds(job: Job, arrangement: Needs) -> float:
-    """Seconds of one unit on one worker while all workers are busy, from a trial of a second or two."""
+    """Seconds of one unit on one worker, from a trial of a second or two that has the machine to itself."""
     device = torch_device(job.device)
     grid = job.plan.grid(job.specimen, job.microscope)
     q = (0, 0)
@@ -156,7 +157,9 @@ def _reading_seconds(job: Job, n: int, m: int, device: torch.device) -> float:
             start = time.perf_counter()
             matrix = readout.overlap(amplitudes.index_select(0, rows).index_select(1, use), weight[rows])
             index = readout.difference_index(indices, half)
-            readout.coefficients(matrix, torch.ones(len(use), dtype=torch.complex64), index, half)
+            readout.coefficients(
+                matrix, torch.ones(len(use), dtype=torch.complex64, device=device), index, half
+            )
             laps.append(time.perf_counter() - start)
         total += min(laps) * detector.segments
     return float(total * len(job.points) * len(job.plan.exit_planes))
@@ -204,13 +207,15 @@ def describe(job: Job, arrangement: Needs, units: int) -> list[str]:
     """The plan in sentences: what was chosen and why."""
     plan, box = job.plan, np.array(job.specimen.box)
     thickest = plan.thicknesses[-1]
-    cone = 2 * job.microscope.semiangle_cutoff * 1e-3 * thickest
-    drift = float(np.tan(max(map(abs, (*job.tilts.x, *job.tilts.y))) * 1e-3)) * thickest
+    cone = job.numerics.cone(thickest, job.microscope)
+    drift = job.numerics.drift(thickest, job.tilts)
     wide = box * plan.repeats
     if job.numerics.wave_vectors is not None:
         why = "as numerics.wave_vectors asks"
     elif job.numerics.minimum_box is not None:
         why = f"numerics.minimum_box is {job.numerics.minimum_box:g} Å"
+    elif cone + drift < LEAST_WIDTH:
+        why = f"never narrower than {LEAST_WIDTH:g} Å (cone and drift of the probe: {cone + drift:.1f} Å)"
     else:
         why = f"at {thickest:.0f} Å the probe's cone is {cone:.1f} Å wide and drifts {drift:.1f} Å"
     lines = [

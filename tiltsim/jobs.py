@@ -43,6 +43,12 @@ class Job:
     engine: str = "smatrix"
     device: str = "auto"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and (self.key, self.device) == (other.key, other.device)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.device))
+
     @property
     def points(self) -> list[tuple[float, float]]:
         """Tilts (x, y) in the order of results, mrad."""

@@ -114,9 +114,14 @@ def _frame(
         atoms.positions.tobytes(),
         atoms.cell.array.tobytes(),
     )
-    rounds, place = divmod(pair, len(excursions))
-    order = _generator(phonons.seed, rounds, _FRAMES, part).permutation(len(excursions))
-    return excursions[order[place]]
+    asked = phonons.max_pairs if phonons.target_sem_pm is not None else phonons.pairs
+    if asked > len(excursions):
+        raise SettingsError(
+            f"phonons.trajectory {path} holds {len(excursions)} frames for {asked} pairs, which would not be independent; "
+            "give a longer one or lower phonons.pairs or phonons.max_pairs."
+        )
+    order = _generator(phonons.seed, 0, _FRAMES, part).permutation(len(excursions))
+    return excursions[order[pair]]
 
 
 def _harmonic(

@@ -66,8 +66,7 @@ def plan(
     SettingsError
         If a thickness exceeds the specimen or a detector exceeds the band limit.
     """
-    outermost = max(detectors, key=lambda d: d.outer)
-    angle = numerics.angle(outermost, tilts)
+    angle = numerics.angle(detectors, microscope, tilts)
     box = np.array(specimen.box)
     # abTEM keeps the inner two thirds of the reciprocal grid.
     sampling = (2.0 / 3.0) / (2.0 * angle * 1e-3 / microscope.wavelength)

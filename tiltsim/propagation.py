@@ -6,7 +6,7 @@ propagator and antialias aperture, for many incident plane waves at once over a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import abtem
 import numpy as np
@@ -95,7 +95,6 @@ def scattering_matrix(
     beams: Ints,
     pixels: Ints,
     exit_planes: Sequence[int],
-    progress: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
     """Amplitudes from every incident wave q + g into every exit wave q + k.
 
@@ -111,8 +110,6 @@ def scattering_matrix(
         Reciprocal vectors g of the incident and k of the exit waves that are kept.
     exit_planes : sequence of int
         Slice after which each thickness is read, ascending.
-    progress : callable, optional
-        Called with the number of beams finished.
 
     Returns
     -------
@@ -140,6 +137,4 @@ def scattering_matrix(
             if n == exit_planes[plane]:
                 planes[plane][:, start : start + batch] = wave.reshape(len(chosen), -1)[:, targets].T
                 plane += 1
-        if progress is not None:
-            progress(start + len(chosen))
     return planes

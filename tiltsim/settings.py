@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -29,6 +29,12 @@ LEAST_WIDTH = 15.0
 def _check(name: str, value: float, low: float, high: float, unit: str, hint: str) -> None:
     if not np.isfinite(value) or not low <= value <= high:
         raise SettingsError(f"{name} {value:g} {unit} is outside {low:g} to {high:g} {unit}; {hint}.")
+
+
+def _whole(**values: float) -> None:
+    for name, value in values.items():
+        if value != int(value):
+            raise SettingsError(f"{name.replace('__', '.')} {value:g} must be a whole number.")
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,12 @@ class Microscope:
         return float(energy2wavelength(self.energy_keV * 1e3))
 
     @property
+    def defocus(self) -> float:
+        """Depth of the focus below the entrance surface, Å."""
+        given = self.aberrations
+        return float(given["defocus"] if "defocus" in given else -given.get("C10", 0.0))
+
+    @property
     def image_cutoff(self) -> float:
         """Highest spatial frequency in an incoherent image, 1/Å: twice the aperture."""
         return 2.0 * self.semiangle_cutoff * 1e-3 / self.wavelength
@@ -129,6 +141,7 @@ class Detector:
                 f"detector.outer {self.outer:g} mrad must exceed detector.inner {self.inner:g} mrad."
             )
         _check("detector.segments", self.segments, 1, 360, "", "give the number of equal sectors, e.g. 4")
+        _whole(detector__segments=self.segments)
         _check("detector.rotation", self.rotation, -360, 360, "degrees", "give it in degrees, e.g. -45")
         _check(
             "detector.edge", self.edge, 0, self.outer - self.inner, "mrad",
@@ -262,8 +275,7 @@ class FrozenPhonons:
         The elements on A sites (Bi, Sm) change places at random with each pair.
     trajectory : str, optional
         File of molecular dynamics that ASE reads, atoms in the specimen's order: the displacements are those
-        of a frame from the mean of all frames. Each pair takes a frame, drawn by the seed, none twice until
-        all are used.
+        of a frame from the mean of all frames. Each pair takes a frame of its own, drawn by the seed.
     force_constants : str, optional
         ``.npy`` file of shape (3N, 3N) or (N, 3, N, 3), eV/Å², atoms in the specimen's order: correlated
         harmonic displacements of quantum oscillators at ``temperature``.
@@ -285,6 +297,7 @@ class FrozenPhonons:
         """Refuse counts, targets and sources that cannot be."""
         _check("phonons.pairs", self.pairs, 0, 10000, "", "give a whole number of (u, −u) pairs")
         _check("phonons.seed", self.seed, 0, 2**63, "", "give a whole number that is not negative")
+        _whole(phonons__pairs=self.pairs, phonons__seed=self.seed, phonons__max_pairs=self.max_pairs)
         _check("phonons.max_pairs", self.max_pairs, 1, 10000, "", "give the most pairs to compute, e.g. 32")
         _check("phonons.temperature", self.temperature, 0, 2000, "K", "give it in kelvin, e.g. 300")
         if self.trajectory is not None and self.force_constants is not None:
@@ -351,6 +364,7 @@ class Numerics:
         _check("pixel", self.pixel, 0.02, 0.3, "Å", "0.1 Å is usual")
         _check("numerics.memory_GB", self.memory_GB, 0.1, 10000, "GB", "give it in GB, e.g. 4")
         if self.wave_vectors is not None:
+            _whole(numerics__wave_vectors=self.wave_vectors)
             _check("numerics.wave_vectors", self.wave_vectors, 1, 64, "", "leave it out for the default")
 
     def width(self, thickness: float, microscope: Microscope, tilts: TiltSeries) -> float:
@@ -361,9 +375,18 @@ class Numerics:
         """
         if self.minimum_box is not None:
             return self.minimum_box
-        cone = 2.0 * microscope.semiangle_cutoff * 1e-3 * thickness
-        drift = float(np.tan(max(map(abs, (*tilts.x, *tilts.y))) * 1e-3)) * thickness
-        return max(LEAST_WIDTH, cone + drift)
+        return max(LEAST_WIDTH, self.cone(thickness, microscope) + self.drift(thickness, tilts))
+
+    @staticmethod
+    def cone(thickness: float, microscope: Microscope) -> float:
+        """Largest width of the probe between entrance and exit surface, Å: its cone, focused at the defocus."""
+        focus = microscope.defocus
+        return 2.0 * microscope.semiangle_cutoff * 1e-3 * max(abs(focus), abs(thickness - focus))
+
+    @staticmethod
+    def drift(thickness: float, tilts: TiltSeries) -> float:
+        """How far the largest tilt moves the beam between entrance and exit surface, Å."""
+        return float(np.tan(max(map(abs, (*tilts.x, *tilts.y))) * 1e-3)) * thickness
 
     def repeats(
         self, box: tuple[float, float], thickness: float, microscope: Microscope, tilts: TiltSeries
@@ -375,21 +398,24 @@ class Numerics:
         nx, ny = (max(1, int(np.ceil(width / length - 1e-6))) for length in box)
         return nx, ny
 
-    def angle(self, detector: Detector, tilts: TiltSeries) -> float:
-        """Band limit in mrad for ``detector`` and ``tilts``.
+    def angle(self, detectors: Sequence[Detector], microscope: Microscope, tilts: TiltSeries) -> float:
+        """Band limit in mrad that holds the ``detectors`` and the aperture at all ``tilts``.
 
         Raises
         ------
         SettingsError
-            If a given ``band_limit`` does not hold the detector.
+            If a given ``band_limit`` does not hold them.
         """
-        needed = detector.outer + tilts.largest
+        outer = max(d.outer + d.edge / 2 for d in detectors)
+        aperture = microscope.semiangle_cutoff + microscope.edge / 2
+        needed = max(outer, aperture) + tilts.largest
         if self.band_limit is None:
             return BAND_LIMIT_FACTOR * needed
         if self.band_limit < needed:
+            name = "detector.outer" if outer >= aperture else "semiangle_cutoff"
             raise SettingsError(
-                f"detector.outer {detector.outer:g} mrad plus the largest tilt {tilts.largest:g} mrad lies beyond "
+                f"{name} {max(outer, aperture):g} mrad plus the largest tilt {tilts.largest:g} mrad lies beyond "
                 f"the band limit of {self.band_limit:g} mrad; raise numerics.band_limit to "
-                f"{BAND_LIMIT_FACTOR * needed:.0f} mrad or lower detector.outer."
+                f"{BAND_LIMIT_FACTOR * needed:.0f} mrad or lower {name}."
             )
         return self.band_limit

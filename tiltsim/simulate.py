@@ -23,7 +23,7 @@ from tiltsim.errors import SettingsError
 from tiltsim.images import evaluate, resample
 from tiltsim.jobs import Job, combine
 from tiltsim.multislice import abtem_device, refuse_edges
-from tiltsim.phonons import labels
+from tiltsim.phonons import configuration, labels
 from tiltsim.planning import plan
 from tiltsim.propagation import torch_device
 from tiltsim.scheduling import engine_units, run_units
@@ -95,6 +95,9 @@ def prepare(
         tilts = tilts or TiltSeries.grid(10.0, 7)
     if seed is not None:
         phonons = replace(phonons, seed=seed)
+    if phonons.trajectory is not None or phonons.force_constants is not None:
+        for s in chosen:  # read and checked now rather than in the middle of the work
+            configuration(s, phonons, 0, 1)
     wanted = tuple(float(t) for t in thicknesses)
     jobs = [
         Job(
@@ -159,6 +162,7 @@ def sample(
         run_units(job, units, store, workers=workers, passes=passes, scheduler=scheduler, done=done)
         for label, group in groups.items():
             periods[label] = combine(job, group, store).astype(np.float32)
+            store.forget(group)
         result = Sampled(wanted, np.stack([periods[label] for label in wanted]), sem)
         if phonons.target_sem_pm is None or phonons.pairs == 0:
             return result
@@ -174,10 +178,9 @@ def sample(
 def _largest_sem(job: Job, sampled: Sampled) -> float:
     """Largest standard error of an A or B position on the first detector, pm."""
     images = assemble([job], [sampled], keep_configs=True, pixel=max(job.numerics.pixel, 0.2), mean=False)
-    first = pair_images(images)
-    if "detector" in first.dims:
-        first = first.isel(detector=0, drop=True)
-    response = analysis.tilt_response(first, {job.specimen.name: job.specimen.truth})
+    if "detector" in images.dims:
+        images = images.isel(detector=0, drop=True)
+    response = analysis.tilt_response(pair_images(images), {job.specimen.name: job.specimen.truth})
     return float(analysis.largest_sem(response).max())
 
 
@@ -394,12 +397,13 @@ def pair_images(images: xr.Dataset) -> xr.Dataset:
     by_pair = by_pair.transpose(*dims, "v", "u")
     axis_x, axis_y = images["x"].values, images["y"].values
     result = np.empty((*by_pair.shape[:-2], len(axis_y), len(axis_x)), dtype=np.float32)
-    phase_axis = dims.index("phase")
+    phase_axis, blur = dims.index("phase"), float(images.attrs["source_fwhm_angstrom"])
     for index in range(images.sizes["phase"]):
         box = (float(images["period_x"][index]), float(images["period_y"][index]))
-        where = (slice(None),) * phase_axis + (index,)
-        values = by_pair.values[where].astype(np.float64)
-        result[where] = evaluate(values, box, axis_x, axis_y, float(images.attrs["source_fwhm_angstrom"]))
+        for pair in range(by_pair.sizes["pair"]):  # one at a time: the intermediate is four times the result
+            values = np.take(by_pair.values[pair], index, axis=phase_axis - 1).astype(np.float64)
+            picture = evaluate(values, box, axis_x, axis_y, blur)
+            np.moveaxis(result[pair], phase_axis - 1, 0)[index] = picture
     dropped = images.drop_vars(["intensity_period", "intensity", "sign", "pair"], errors="ignore")
     attrs: Mapping[str, Any] = {"units": "1", "long_name": "fraction of the incident beam"}
     return dropped.assign(intensity=((*dims, "y", "x"), result, dict(attrs))).assign_coords(

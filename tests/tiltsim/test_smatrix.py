@@ -339,3 +339,27 @@ def test_no_more_memory_is_used_than_said(small):
             most = max(most, used)
     said = estimate.needs(job, workers=1).memory_GB * 1e9
     assert 0.2 * said < most < 1.1 * said
+
+
+def test_the_grid_holds_the_aperture_whatever_the_detector():
+    """A small bright-field detector must not cut the probe."""
+    specimen = structures.build("SrTiO3", lateral=(1, 1), thickness=4.0)
+    small = tiltsim.Detector(0.0, 10.0)
+    images = [
+        tiltsim.simulate(
+            specimen, tilts=tiltsim.TiltSeries(), thicknesses=[4.0], detector=small,
+            phonons=tiltsim.FrozenPhonons(0), numerics=tiltsim.Numerics(band_limit=limit),
+        ).intensity.values
+        for limit in (None, 100.0)
+    ]  # fmt: skip
+    assert abs(images[0] - images[1]).max() < 0.02 * images[1].max()
+
+
+def test_a_defocused_probe_gets_a_wider_box():
+    numerics, tilts = tiltsim.Numerics(), tiltsim.TiltSeries()
+    for aberrations in ({"defocus": 300.0}, {"C10": -300.0}):
+        wide = numerics.width(100.0, tiltsim.Microscope(aberrations=aberrations), tilts)
+        assert wide == pytest.approx(18.0)
+    assert numerics.width(100.0, tiltsim.Microscope(aberrations={"defocus": -300.0}), tilts) == pytest.approx(
+        24.0
+    )
