@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from .calibration import pixel_sizes
-from .columns import WINDOW, FittedColumns
+from .cells import whole_cells
+from .columns import FittedColumns
 from .errors import ImageError
 from .lattice import B_FRACTIONS, Lattice, reduced
-from .measuring import check_spacing, fit_columns, straight_lattice, usable, window_radius
+from .measuring import check_spacing, fit_columns, neighbour_distance, straight_lattice, usable
 from .pairs import pair_moves
-from .tables import principal_axes, whole_cells
+from .tables import principal_axes
 
 Floats = NDArray[np.float64]
 
@@ -159,14 +160,16 @@ class Matcher:
     grid : Grid
         Of the images.
     zone : {"100", "110"}
-    window : float
-        Radius of the fit windows in A-B distances.
+    window : float, optional
+        Radius of the fit windows in A-B distances, see `analysis.measure`.
+    weights : {"poisson", "uniform", "auto"}
     """
 
     truth: Truth
     grid: Grid
     zone: str
-    window: float = WINDOW
+    window: float | None = None
+    weights: str = "poisson"
 
     def measure(
         self, pairs: Floats, start: FittedColumns | None = None
@@ -192,8 +195,8 @@ class Matcher:
         """
         pairs = self._extended(pairs)
         values = usable(pairs.mean(0))
-        near, radius = window_radius(self._guess, self.window)
-        fitted = fit_columns(values, self._guess, near, radius, start)
+        near = neighbour_distance(self._guess)
+        fitted = fit_columns(values, self._guess, near, self.window, self.weights, start)
         straight = straight_lattice(fitted, self._guess)[0].scaled(self.grid.step[0], self.grid.step[1], "Å")
         check_spacing(straight)
         row, gap, offset = self._matched(fitted, straight.neighbour_distance)
@@ -206,7 +209,7 @@ class Matcher:
         )
         mean = _average(values_of[use], row[use], count)
         if len(pairs) > 1:
-            moves = pair_moves(pairs, values, fitted, near) * self.grid.step * _PM
+            moves = pair_moves(pairs, values, fitted) * self.grid.step * _PM
             pair_shift = mean[:, :2] + np.stack([_average(one[use], row[use], count) for one in moves])
         else:
             pair_shift = mean[None, :, :2]
@@ -272,7 +275,7 @@ class Matcher:
     def _cells(self, fitted: FittedColumns, lattice: Lattice, offset: Floats) -> Floats:
         """Apparent displacement of every unique cell, pm."""
         truth, near, position = self.truth, lattice.neighbour_distance, self._positions(fitted)
-        b_row, corners = whole_cells(fitted.index, fitted.is_a, lattice)
+        b_row, corners = whole_cells(fitted.index, fitted.is_a, fitted.kind == 1, lattice)
         good = (fitted.flag[b_row] == 0) & (fitted.flag[corners] == 0).all(1)
         good &= self._inside(position[b_row], 0.25 * near)
         b_row, corners = b_row[good], corners[good]

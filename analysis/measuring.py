@@ -10,12 +10,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from .calibration import is_calibrated, lattice_scale, pixel_sizes, with_pixel_size
-from .columns import LEAST_COVERAGE, WINDOW, FittedColumns, refine
+from .cells import cell_table
+from .columns import LEAST_COVERAGE, FittedColumns, refine
 from .errors import ImageError
 from .folding import find_sublattices
 from .growth import grow
+from .guesses import COVERED
 from .lattice import Lattice, find_periods
-from .tables import COVARIANCE_NOTE, SIGN_CONVENTION, cell_table, column_table, flag_counts
+from .noise import WEIGHTS
+from .tables import COVARIANCE_NOTE, SIGN_CONVENTION, column_table, flag_counts
 
 Floats = NDArray[np.float64]
 
@@ -60,7 +63,8 @@ def measure(
     lattice_parameter: float | None = None,
     anisotropic: bool = False,
     a_site: str = "bright",
-    window: float = WINDOW,
+    window: float | None = None,
+    weights: str = "auto",
     lattice: Lattice | None = None,
 ) -> Measurement:
     """Fit all columns of a perovskite image and measure the polar displacement of every cell.
@@ -80,8 +84,12 @@ def measure(
         Let that recalibration scale x and y separately.
     a_site : {"bright", "dark"}
         Which of the two kinds of column is A.
-    window : float
-        Radius of the fit window, in units of the shortest A-B distance.
+    window : float, optional
+        Radius of the fit windows in units of the shortest A-B distance; by default 3 standard deviations of the
+        columns of each kind.
+    weights : {"auto", "poisson", "uniform"}
+        How pixels are weighted: by the noise measured in the image, as counts (variance proportional to
+        intensity), or alike.
     lattice : Lattice, optional
         Skip the search and start from this lattice, in the image's coordinates. What it calls A is A.
 
@@ -96,10 +104,10 @@ def measure(
 
     Notes
     -----
-    Errors assume white noise; ``quality["residual_correlation"]`` says how far that holds. The fitted
-    centre of an asymmetric column is not its centre of mass: compare images fitted alike.
+    The fitted centre of an asymmetric column is not its centre of mass and depends on windows and weights:
+    compare images fitted alike.
     """
-    _check(zone, a_site, pixel_size, window)
+    _check(zone, a_site, pixel_size, window, weights)
     step = pixel_sizes(image)
     calibrated = is_calibrated(image)
     if not calibrated and pixel_size is None and lattice_parameter is None:
@@ -111,23 +119,21 @@ def measure(
         found = find_sublattices(values, find_periods(values), zone)
     else:
         found = _in_pixels(lattice, image, step)
-    near, radius = window_radius(found, window)
+    near = neighbour_distance(found)
     if a_site == "dark" and lattice is None:
         found = _swapped(found)
-    fitted = fit_columns(values, found, near, radius)
+    fitted = fit_columns(values, found, near, window, weights)
     if lattice is None and _brighter_b(fitted) != (a_site == "dark"):
         # A narrow column can stand out as the higher one before both are fitted.
         found = _swapped(found)
-        fitted = fit_columns(values, found, near, radius)
-    result = _measurement(
-        image, fitted, found, _Scale(pixel_size, lattice_parameter, anisotropic), near, radius
-    )
+        fitted = fit_columns(values, found, near, window, weights)
+    result = _measurement(image, fitted, found, _Scale(pixel_size, lattice_parameter, anisotropic), near)
     check_spacing(result.lattice)
     return result
 
 
-def window_radius(lattice: Lattice, window: float) -> tuple[float, float]:
-    """Shortest A-B distance and radius of the fit windows, both px.
+def neighbour_distance(lattice: Lattice) -> float:
+    """Shortest A-B distance, px.
 
     Raises
     ------
@@ -139,7 +145,7 @@ def window_radius(lattice: Lattice, window: float) -> tuple[float, float]:
         raise ImageError(
             f"image: A and B columns are only {near:.1f} px apart; give an image with finer sampling."
         )
-    return near, max(window * near, 2.0)
+    return near
 
 
 def check_spacing(lattice: Lattice) -> None:
@@ -198,19 +204,21 @@ class _Scale:
     anisotropic: bool
 
 
-def _check(zone: str, a_site: str, pixel_size: float | None, window: float) -> None:
+def _check(zone: str, a_site: str, pixel_size: float | None, window: float | None, weights: str) -> None:
     if zone not in ZONES:
         raise ImageError(f"zone={zone!r} is unknown; choose one of {', '.join(ZONES)}.")
     if a_site not in A_SITES:
         raise ImageError(f"a_site={a_site!r} is unknown; choose one of {', '.join(A_SITES)}.")
     if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
         raise ImageError(f"pixel_size={pixel_size} must be a positive number of Å per px.")
-    check_window(window)
+    check_fit(window, weights)
 
 
-def check_window(window: float) -> None:
-    """Refuse a fit window that holds too few pixels, or a neighbouring column."""
-    if not 0.3 <= window <= 1.0:
+def check_fit(window: float | None, weights: str) -> None:
+    """Refuse unknown weights, and a fit window that holds too few pixels or a neighbouring column."""
+    if weights not in WEIGHTS:
+        raise ImageError(f"weights={weights!r} is unknown; choose one of {', '.join(WEIGHTS)}.")
+    if window is not None and not 0.3 <= window <= 1.0:
         raise ImageError(f"window={window} must lie between 0.3 and 1 A-B distances.")
 
 
@@ -233,11 +241,16 @@ def usable(values: NDArray[Any]) -> Floats:
 
 
 def fit_columns(
-    values: Floats, lattice: Lattice, near: float, radius: float, start: FittedColumns | None = None
+    values: Floats,
+    lattice: Lattice,
+    near: float,
+    window: float | None,
+    weights: str,
+    start: FittedColumns | None = None,
 ) -> FittedColumns:
-    """Find all columns from a lattice, in px, and fit them; for `start` see `analysis.columns.refine`."""
-    sites = grow(values, lattice, radius=radius, least_coverage=LEAST_COVERAGE)
-    return refine(values, sites, near=near, radius=radius, start=start)
+    """Find all columns from a lattice, in px, and fit them; see `analysis.columns.refine`."""
+    sites = grow(values, lattice, radius=max(COVERED * near, 2.0), least_coverage=LEAST_COVERAGE)
+    return refine(values, sites, near=near, window=window, weights=weights, start=start)
 
 
 def _in_pixels(lattice: Lattice, image: xr.DataArray, step: tuple[float, float]) -> Lattice:
@@ -273,7 +286,6 @@ def _measurement(
     found: Lattice,
     request: _Scale,
     near: float,
-    radius: float,
 ) -> Measurement:
     straight, spread = straight_lattice(fitted, found)
     step, calibrated = pixel_sizes(image), is_calibrated(image)
@@ -296,12 +308,13 @@ def _measurement(
         "zone": found.zone,
         "directions": "x right, y down",
     }
-    columns = column_table(fitted, size, attrs)
+    columns = column_table(fitted, ("A", "B"), size, attrs)
     cells = cell_table(columns, straight.scaled(size[0], size[1], "Å"), attrs)
     start = float(scaled["x"][0]), float(scaled["y"][0])
     for table in (columns, cells):
         for axis, first in zip(("x", "y"), start, strict=True):
             table[axis] = (table[axis] + first).assign_attrs(table[axis].attrs)
+    cells["centre"] = (cells["centre"] + np.array(start)).assign_attrs(cells["centre"].attrs)
     final = straight.scaled(size[0], size[1], "Å")
     moved = (final.origin[0] + start[0], final.origin[1] + start[1])
     final = Lattice(moved, final.a, final.b, final.b_fraction, final.zone, "Å")
@@ -310,14 +323,23 @@ def _measurement(
     kinds = [amplitude[good & kind] for kind in (fitted.is_a, ~fitted.is_a)]
     medians = [float(np.median(kind)) if len(kind) else None for kind in kinds]
     quality: dict[str, Any] = {
-        "columns_flagged": flag_counts(fitted.flag),
+        "columns_flagged": flag_counts(columns["flag"].values),
+        "columns_absent": fitted.absent,
         "cells_flagged": flag_counts(cells["flag"].values),
         "b_over_a": medians[1] / medians[0] if medians[0] and medians[1] is not None else None,
         "residual_over_amplitude": float(np.median(fitted.fit.residual / np.abs(amplitude))),
         "residual_correlation": _plain(np.array([fitted.residual_correlation]))[0],
         "lattice_rms_angstrom": spread * float(np.sqrt(size[0] * size[1])),
         "neighbour_distance_px": near,
-        "window_radius_px": radius,
+        "window_radius_px": {
+            name: _median(fitted.setting.radius[fitted.kind == n]) for n, name in enumerate(("A", "B"))
+        },
+        "noise": {
+            "offset": fitted.setting.noise.offset,
+            "gain": fitted.setting.noise.gain,
+            "measured": fitted.setting.noise.measured,
+        },
+        "chi2": _median(fitted.fit.chi2[fitted.flag == 0]),
         "sweeps": fitted.sweeps,
         "last_move_px": fitted.last_move,
         "errors_assume": COVARIANCE_NOTE,
@@ -339,6 +361,10 @@ def straight_lattice(fitted: FittedColumns, found: Lattice) -> tuple[Lattice, fl
     rest = position - design @ solution
     origin, a, b = ((float(row[0]), float(row[1])) for row in solution)
     return Lattice(origin, a, b, found.b_fraction, found.zone), float(np.sqrt((rest**2).sum(1).mean()))
+
+
+def _median(values: Floats) -> float | None:
+    return float(np.median(values)) if len(values) else None
 
 
 def _plain(values: Floats) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Fitted columns and unit cells as labelled datasets, in Å and pm."""
+"""Fitted columns as a labelled dataset, in Å."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from .columns import FLAG_ATTRS, FLAG_EDGE, FLAG_NOT_CONVERGED, FLAG_POOR_FIT, FittedColumns
-from .lattice import Lattice
+from .columns import FLAG_ATTRS, FLAGS, FittedColumns
 
 Floats = NDArray[np.float64]
 
 #: Said in every dataset and on every figure.
 SIGN_CONVENTION = "d = mean of the surrounding A columns - central B column; x right, y down"
-COVARIANCE_NOTE = "residual variance x inverse normal matrix: independent noise in every pixel is assumed"
+COVARIANCE_NOTE = (
+    "inverse Fisher information with overlapping neighbours, times chi2 where that exceeds 1, widened where "
+    "residuals are correlated between pixels"
+)
 
-_PM = 100.0  # pm in 1 Å
 
-
-def column_table(fitted: FittedColumns, pixel_size: tuple[float, float], attrs: dict[str, Any]) -> xr.Dataset:
+def column_table(
+    fitted: FittedColumns, labels: tuple[str, ...], pixel_size: tuple[float, float], attrs: dict[str, Any]
+) -> xr.Dataset:
     """One row a column, in Å.
 
     Parameters
     ----------
     fitted : FittedColumns
         In px.
+    labels : tuple of str
+        Site of each kind, A first.
     pixel_size : tuple of float
         (x, y), Å per px.
     attrs : dict
@@ -35,30 +39,35 @@ def column_table(fitted: FittedColumns, pixel_size: tuple[float, float], attrs: 
     Returns
     -------
     xr.Dataset
-        dims ``column`` (and ``component``, ``component_2``).
+        dims ``column`` (and ``component``, ``component_2``); where columns overlap also ``overlap``: pairs of columns
+        whose errors are correlated.
     """
     scale = np.array(pixel_size)
-    parameters, covariance = fitted.fit.parameters, fitted.fit.covariance
+    fit = fitted.fit
+    parameters, covariance = fit.parameters, fit.covariance
     position = parameters[:, 2:4] * scale
     position_cov = covariance[:, 2:4, 2:4] * np.outer(scale, scale)
     shape, shape_sem = _shape(parameters[:, 4:], covariance[:, 4:, 4:], scale)
+    integral, integral_sem = _integrated(parameters, covariance, float(scale.prod()))
 
     def sem(n: int) -> Floats:
         return np.sqrt(covariance[:, n, n])
 
     intensity = {"units": "1", "note": "in the image's own intensity unit"}
     column = "column"
+    matrix = (column, "component", "component_2")
+    skewness = {"units": "1", "long_name": "E[t |t|2], t in the column's own standard deviations"}
     variables = {
         "x": (column, position[:, 0], {"units": "Å"}),
         "y": (column, position[:, 1], {"units": "Å", "direction": "down"}),
-        "position_cov": (
-            (column, "component", "component_2"), position_cov, {"units": "Å2", "note": COVARIANCE_NOTE},
-        ),
-        "site": (column, np.where(fitted.is_a, "A", "B").astype(object), {"units": "1", "note": "A is the brighter"}),
+        "position_cov": (matrix, position_cov, {"units": "Å2", "note": COVARIANCE_NOTE}),
+        "site": (column, np.array(labels, object)[fitted.kind], {"units": "1", "note": "A is the brighter"}),
         "a": (column, fitted.index[:, 0].astype(np.int32), {"units": "1", "long_name": "lattice index"}),
         "b": (column, fitted.index[:, 1].astype(np.int32), {"units": "1", "long_name": "lattice index"}),
         "amplitude": (column, parameters[:, 0], intensity),
         "amplitude_sem": (column, sem(0), intensity),
+        "intensity": (column, integral, {"units": "Å2", "long_name": "integral of the Gaussian", **_note(intensity)}),
+        "intensity_sem": (column, integral_sem, {"units": "Å2", **_note(intensity)}),
         "background": (column, parameters[:, 1], intensity),
         "background_sem": (column, sem(1), intensity),
         "sigma_major": (column, shape[:, 0], {"units": "Å"}),
@@ -67,122 +76,58 @@ def column_table(fitted: FittedColumns, pixel_size: tuple[float, float], attrs: 
         "sigma_minor_sem": (column, shape_sem[:, 1], {"units": "Å"}),
         "theta": (column, shape[:, 2], {"units": "rad", "long_name": "major axis, from x towards y (down)"}),
         "theta_sem": (column, shape_sem[:, 2], {"units": "rad"}),
-        "residual": (column, fitted.fit.residual, intensity | {"long_name": "root mean square residual"}),
+        "skewness": ((column, "component"), fit.skewness, skewness),
+        "skewness_cov": (matrix, fit.skewness_cov, {"units": "1"}),
+        "residual": (column, fit.residual, intensity | {"long_name": "root mean square residual"}),
+        "chi2": (column, fit.chi2, {"units": "1", "long_name": "per degree of freedom, for the noise of the image"}),
         "flag": (column, fitted.flag, FLAG_ATTRS),
     }  # fmt: skip
-    return xr.Dataset(variables, _components(), attrs)
-
-
-def cell_table(columns: xr.Dataset, lattice: Lattice, attrs: dict[str, Any]) -> xr.Dataset:
-    """One row a cell that has its B column and all surrounding A columns.
-
-    Parameters
-    ----------
-    columns : xr.Dataset
-        From `column_table`.
-    lattice : Lattice
-        In Å.
-    attrs : dict
-        Of the dataset.
-
-    Returns
-    -------
-    xr.Dataset
-        dims ``cell`` (and ``component``, ``component_2``); ``x``, ``y`` are the B column's.
-    """
-    is_a = columns["site"].values == "A"
-    index = np.stack([columns["a"].values, columns["b"].values], 1).astype(int)
-    position = np.stack([columns["x"].values, columns["y"].values], 1)
-    cov, flag = columns["position_cov"].values, columns["flag"].values
-    amplitude = columns["amplitude"].values
-    a_row = _lookup(index, is_a)
-    b_row, corners = whole_cells(index, is_a, lattice)
-    count = len(lattice.a_offsets)
-    d = position[corners].mean(1) - position[b_row]
-    d_cov = cov[corners].sum(1) / count**2 + cov[b_row]
-    bad = flag[b_row].copy()
-    for corner in corners.T:
-        bad |= flag[corner]
-    vectors = _cell_vectors(index[b_row], position, a_row, lattice)
-    va, vb = vectors[:, 0], vectors[:, 1]
-    cross = va[:, 0] * vb[:, 1] - va[:, 1] * vb[:, 0]
-    angle = np.degrees(np.arctan2(np.abs(cross), (va * vb).sum(1)))
-
-    intensity = {"units": "1", "note": "fitted amplitude, in the image's own intensity unit"}
-    cell, pm = "cell", {"units": "pm", "convention": SIGN_CONVENTION}
-    variables = {
-        "x": (cell, position[b_row, 0], {"units": "Å", "long_name": "position of the B column"}),
-        "y": (cell, position[b_row, 1], {"units": "Å", "long_name": "position of the B column", "direction": "down"}),
-        "a": (cell, index[b_row, 0].astype(np.int32), {"units": "1", "long_name": "lattice index"}),
-        "b": (cell, index[b_row, 1].astype(np.int32), {"units": "1", "long_name": "lattice index"}),
-        "d": ((cell, "component"), d * _PM, pm),
-        "d_cov": ((cell, "component", "component_2"), d_cov * _PM**2, {"units": "pm2", "note": COVARIANCE_NOTE}),
-        "vector_a": ((cell, "component"), va, {"units": "Å"}),
-        "vector_b": ((cell, "component"), vb, {"units": "Å"}),
-        "area": (cell, np.abs(cross), {"units": "Å2"}),
-        "angle": (cell, angle, {"units": "degree", "long_name": "angle between a and b"}),
-        "intensity_a": (cell, amplitude[corners].mean(1), intensity),
-        "intensity_b": (cell, amplitude[b_row], intensity),
-        "flag": (cell, bad, FLAG_ATTRS | {"long_name": "flags of the cell's columns, combined"}),
-    }  # fmt: skip
-    return xr.Dataset(variables, _components(), attrs | {"convention": SIGN_CONVENTION})
-
-
-def whole_cells(
-    index: NDArray[np.int64], is_a: NDArray[np.bool_], lattice: Lattice
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the columns of every cell that has them all: (m,) B and (m, k) surrounding A."""
-    a_row, b_row = _lookup(index, is_a), np.flatnonzero(~is_a)
-    corners = np.stack([a_row(index[b_row] + offset) for offset in lattice.a_offsets], 1)
-    whole = (corners >= 0).all(1)
-    return b_row[whole], corners[whole]
+    table = xr.Dataset(variables, components(), attrs)
+    return table.assign(_overlaps(fitted, scale))
 
 
 def flag_counts(flag: NDArray[np.uint8]) -> dict[str, int]:
     """How many rows carry each flag."""
-    names = {"poor_fit": FLAG_POOR_FIT, "edge": FLAG_EDGE, "not_converged": FLAG_NOT_CONVERGED}
-    return {name: int(((flag & bit) != 0).sum()) for name, bit in names.items()}
+    return {name: int(((flag & bit) != 0).sum()) for name, bit in FLAGS.items()}
 
 
-def _components() -> dict[str, Any]:
+def components() -> dict[str, Any]:
+    """Coordinates of vectors and covariances."""
     labels = np.array(["x", "y"], dtype=object)
     attrs = {"units": "1", "note": "image axes: x right, y down"}
     return {"component": ("component", labels, attrs), "component_2": ("component_2", labels, attrs)}
 
 
-def _lookup(index: NDArray[np.int64], select: NDArray[np.bool_]) -> Any:
-    rows = np.flatnonzero(select)
-    low = index.min(0) - 2
-    table = np.full(tuple(index.max(0) - low + 4), -1)
-    table[tuple((index[rows] - low).T)] = rows
-
-    def row_of(nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-        return table[tuple((nodes - low).T)]
-
-    return row_of
+def _note(attrs: dict[str, str]) -> dict[str, str]:
+    return {"note": attrs["note"]}
 
 
-def _cell_vectors(cells: NDArray[np.int64], position: Floats, a_row: Any, lattice: Lattice) -> Floats:
-    """Mean A-A steps along a and b over the cell's own edges, NaN where none is whole.
+def _overlaps(fitted: FittedColumns, scale: Floats) -> dict[str, Any]:
+    """Covariances between columns of different kinds, each pair once, A (or the lower kind) first."""
+    first, second = fitted.fit.neighbours.T
+    use = fitted.kind[first] < fitted.kind[second]
+    if not use.any():
+        return {}
+    covariance = fitted.fit.neighbour_cov[use] * np.outer(scale, scale)
+    row = {"units": "1", "long_name": "row of a column"}
+    return {
+        "overlap_first": ("overlap", first[use].astype(np.int32), row),
+        "overlap_second": ("overlap", second[use].astype(np.int32), row),
+        "overlap_cov": (
+            ("overlap", "component", "component_2"), covariance,
+            {"units": "Å2", "long_name": "covariance of their positions, the first's along component"},
+        ),
+    }  # fmt: skip
 
-    Seen along [110] a cell has two A columns only; across them the step is taken from their neighbours on
-    both sides.
-    """
-    vectors = np.full((len(cells), 2, 2), np.nan)
-    for axis, unit in enumerate(np.eye(2, dtype=int)):
-        starts = [o for o in lattice.a_offsets if lattice.b_fraction[axis] == 0 or o[axis] == 0]
-        steps = [0] if lattice.b_fraction[axis] else [0, -1]
-        total, count = np.zeros((len(cells), 2)), np.zeros(len(cells))
-        for start in starts:
-            for back in steps:
-                first = a_row(cells + start + back * unit)
-                last = a_row(cells + start + (back + 1) * unit)
-                both = (first >= 0) & (last >= 0)
-                total[both] += position[last[both]] - position[first[both]]
-                count += both
-        known = count > 0
-        vectors[known, axis] = total[known] / count[known, None]
-    return vectors
+
+def _integrated(parameters: Floats, covariance: Floats, area: float) -> tuple[Floats, Floats]:
+    """Integral 2π A / (p r) of every Gaussian, Å², and its standard error."""
+    amplitude, p, r = parameters[:, 0], parameters[:, 4], parameters[:, 6]
+    integral = 2 * np.pi * amplitude / (p * r) * area
+    gradient = np.zeros((len(parameters), 7))
+    gradient[:, 0] = 2 * np.pi * area / (p * r)
+    gradient[:, 4], gradient[:, 6] = -integral / p, -integral / r
+    return integral, np.sqrt(np.einsum("ni,nij,nj->n", gradient, covariance, gradient))
 
 
 def _shape(factor: Floats, covariance: Floats, scale: Floats) -> tuple[Floats, Floats]:

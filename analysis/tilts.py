@@ -9,10 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from .columns import WINDOW
 from .errors import ImageError
 from .matching import Grid, Matcher, TruthColumns, read_truth
-from .measuring import check_window
+from .measuring import check_fit
 from .responses import IMAGE_DIMS, assembled
 
 
@@ -22,6 +21,7 @@ def tilt_response(
     *,
     zone: str | None = None,
     window: float | None = None,
+    weights: str = "poisson",
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Measure every image of a tilt series and compare with the true columns.
@@ -40,6 +40,8 @@ def tilt_response(
         "100" where it has none.
     window : float, optional
         Radius of the fit window in A-B distances, see `measure`.
+    weights : {"poisson", "uniform", "auto"}
+        See `measure`; simulated images have no noise to measure, so that they are weighted as counts are.
     progress : callable, optional
         Called with (images done, images in all), where all pairs of a tilt and thickness are one image.
 
@@ -63,14 +65,12 @@ def tilt_response(
     intensities add up in an experiment; each pair is then refitted from there for the scatter only. Slopes,
     too, are those of the mean image, so that they are the slopes of the shifts beside them: least squares
     along each tilt axis through the zero of the other. Every tilt of a column sees the same phonons, so
-    errors of slopes and of the value at zero come from the scatter, between columns and pairs, of lines
-    fitted to each.
+    errors of slopes and of the value at zero come from the spread, over pairs, of lines fitted to each column.
 
     Within a phase and thickness, the fit starts from the tilt before, which saves time only.
     """
     intensity = _ordered(images)
-    window = WINDOW if window is None else window
-    check_window(window)
+    check_fit(window, weights)
     phases = [str(name) for name in intensity["phase"].values]
     lacking = [name for name in phases if name not in truth]
     if lacking:
@@ -78,7 +78,7 @@ def tilt_response(
     truths = [read_truth(truth[name], name) for name in phases]
     zones = [zone or str(truth[name].attrs.get("zone", "100")) for name in phases]
     grid = Grid.of(intensity[(0,) * 5])
-    matchers = [Matcher(one, grid, kind, window) for one, kind in zip(truths, zones, strict=True)]
+    matchers = [Matcher(one, grid, kind, window, weights) for one, kind in zip(truths, zones, strict=True)]
     pairs = np.stack([np.isfinite(one).any((-2, -1)) for one in intensity.values])
     results = _measured(intensity, pairs, matchers, progress)
     if not results:

@@ -1,0 +1,276 @@
+"""The noise of an image, from what the fit leaves: how its variance grows with intensity, how far it is correlated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .gaussians import row, window
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: How pixels are weighted.
+WEIGHTS = ("auto", "poisson", "uniform")
+
+_SAMPLE = 250  # columns of a kind that are looked at: 10⁵ pixels
+_LEAST = 0.05  # of a typical pixel's variance: no pixel is trusted more than one so dark
+_OUTLIER = 3.0  # times the median residual of its kind
+_LAGS = 5  # px: correlations are followed so far
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Variance of a pixel is offset + gain × intensity.
+
+    Attributes
+    ----------
+    offset, gain : float
+        In the image's own unit (squared, and plain).
+    least : float
+        Variance that no pixel goes below.
+    measured : bool
+        Whether it comes from the image; else only its form is known, and each column's residuals give its scale.
+    """
+
+    offset: float
+    gain: float
+    least: float
+    measured: bool
+
+    @property
+    def as_array(self) -> Floats:
+        """What `analysis.gaussians.fit` takes."""
+        return np.array([self.offset, self.gain, self.least])
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What the fit leaves around a sample of columns, on square patches.
+
+    Attributes
+    ----------
+    rest : (n, s, s) array
+        Image minus model, without what all columns of a kind leave alike; NaN outside the windows.
+    model : (n, s, s) array
+        Fitted intensity.
+    kind : (n,) array
+    freedom : float
+        Share of the degrees of freedom that the fit has left.
+    """
+
+    rest: Floats
+    model: Floats
+    kind: Ints
+    freedom: float
+
+
+def assumed(weights: str, level: float) -> Noise:
+    """Noise of a known form: "uniform", or "poisson" with zero intensity at zero."""
+    if weights == "uniform":
+        return Noise(1.0, 0.0, 1.0, False)
+    return Noise(0.0, 1.0, _LEAST * level, False)
+
+
+def residuals(
+    image: Floats, total: Floats, parameters: Floats, slope: Floats, radius: Floats, kind: Ints, good: NDArray[np.bool_]
+) -> Residuals:  # fmt: skip
+    """Sample what the fit leaves.
+
+    Parameters
+    ----------
+    image, total, parameters, slope, radius
+        As for `analysis.gaussians.fit`.
+    kind : (n,) array
+    good : (n,) bool array
+        Columns to choose from.
+    """
+    chosen = []
+    for each in np.unique(kind):
+        rows = np.flatnonzero((kind == each) & good)
+        chosen.append(rows[np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(int)])
+    pick = np.concatenate(chosen)
+    side = 2 * math.ceil(float(radius.max())) + 3
+    rest, model = np.full((2, len(pick), side, side), np.nan)
+    if len(pick):
+        _sampled(image, total, parameters[pick], slope[pick], radius[pick], rest, model)
+    kinds = kind[pick]
+    rms = np.sqrt(np.nanmean(rest**2, (1, 2)))
+    keep = np.ones(len(pick), bool)
+    for each in np.unique(kinds):
+        same = kinds == each
+        keep[same] = rms[same] < _OUTLIER * np.median(rms[same])
+    rest, model, kinds = rest[keep], model[keep], kinds[keep]
+    pixels = np.isfinite(rest).sum()
+    fitted = parameters.shape[1] * len(rest)
+    for each in np.unique(kinds):
+        same = kinds == each
+        if same.sum() > 20:
+            # Columns are no Gaussians: what they all leave alike is not noise.
+            seen = np.isfinite(rest[same]).sum(0)
+            mean = np.where(seen > 10, np.nansum(rest[same], 0) / np.maximum(seen, 1), 0.0)
+            rest[same] -= mean
+            fitted += int((seen > 10).sum())
+    return Residuals(rest, model, kinds, max(1.0 - fitted / max(pixels, 1), 0.1))
+
+
+def measured(left: Residuals, level: float) -> Noise:
+    """Variance against intensity: a line, by least squares that knows the scatter of a variance.
+
+    Parameters
+    ----------
+    left : Residuals
+    level : float
+        A typical intensity, to bound the weight of dark pixels.
+    """
+    seen = np.isfinite(left.rest)
+    square, model = left.rest[seen] ** 2 / left.freedom, left.model[seen]
+    if len(square) < 100 or not square.max() > 0:
+        return assumed("poisson", level)
+    variance = np.full(len(square), square.mean())
+    offset, gain = float(square.mean()), 0.0
+    middle, size = float(model.mean()), float(model.std()) or 1.0
+    line = (model - middle) / size
+    for _ in range(_ROUNDS):
+        weight = 1 / variance**2
+        s0, s1, s2 = weight.sum(), (weight * line).sum(), (weight * line * line).sum()
+        t0, t1 = (weight * square).sum(), (weight * line * square).sum()
+        slope = (s0 * t1 - s1 * t0) / (s0 * s2 - s1 * s1)
+        # Noise does not fall with intensity: a slope below zero is chance.
+        slope = max(slope, 0.0)
+        base = (t0 - slope * s1) / s0
+        gain, offset = float(slope / size), float(base - slope * middle / size)
+        variance = np.maximum(base + slope * line, _LEAST * max(base, 1e-300))
+    typical = max(offset + gain * level, float(np.median(variance)))
+    return Noise(offset, gain, _LEAST * typical, True)
+
+
+def correlation(left: Residuals, noise: Noise) -> dict[int, Floats]:
+    """Autocorrelation of each kind's residuals, (2 lags + 1)², 1 in the middle."""
+    variance = np.maximum(noise.offset + noise.gain * left.model, noise.least)
+    unit = left.rest / np.sqrt(variance)
+    result = {}
+    for kind in np.unique(left.kind):
+        part = unit[left.kind == kind]
+        result[int(kind)] = _autocorrelation(np.nan_to_num(part), np.isfinite(part))
+    return result
+
+
+def inflation(
+    autocorrelation: Floats, parameter: Floats, radius: float, noise: Noise, prior_weight: Floats
+) -> Floats:
+    """By how much correlated noise makes each parameter's standard error larger than white noise would.
+
+    Parameters
+    ----------
+    autocorrelation : (2 l + 1, 2 l + 1) array
+        Of the residuals, see `correlation`.
+    parameter : (7,) array
+        A typical column.
+    radius : float
+        Of its window, px.
+    noise : Noise
+    prior_weight : (7,) array
+
+    Returns
+    -------
+    (7,) array
+        1 for white noise.
+
+    Notes
+    -----
+    The fit itself makes residuals anticorrelated; what white noise would leave is subtracted first.
+    """
+    reach = math.ceil(radius)
+    v, u = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(float)
+    inside = u**2 + v**2 <= radius**2
+    amplitude, background, _, _, p, q, r = parameter
+    e1, e2 = p * u + q * v, r * v
+    g = np.exp(-0.5 * (e1**2 + e2**2))
+    ag = amplitude * g
+    jac = np.stack(
+        [g, np.ones_like(g), ag * e1 * p, ag * (e1 * q + e2 * r), -ag * e1 * u, -ag * e1 * v, -ag * e2 * v]
+    )
+    jac *= inside / np.sqrt(np.maximum(noise.offset + noise.gain * (ag + background), noise.least))
+    flat = jac.reshape(7, -1)
+    normal = flat @ flat.T + np.diag(prior_weight)
+    inverse = np.linalg.pinv(normal, hermitian=True)
+    # White noise leaves residuals with the covariance of one minus the projection on the derivatives.
+    lags = autocorrelation.shape[0] // 2
+    whitened = np.einsum("ab,bij->aij", inverse, jac)
+    white = np.zeros_like(autocorrelation)
+    for i, j in np.ndindex(*white.shape):
+        shift = (i - lags, j - lags)
+        pairs = (inside & _shifted(inside[None], shift)[0]).sum()
+        white[i, j] = -(jac * _shifted(whitened, shift)).sum() / max(pairs, 1)
+    white /= 1 + white[lags, lags]
+    kernel = autocorrelation - white
+    kernel[lags, lags] = 1.0
+    spread = np.stack([ndimage.convolve(part, kernel, mode="constant") for part in jac]).reshape(7, -1)
+    actual = inverse @ (flat @ spread.T) @ inverse
+    return np.sqrt(np.maximum(np.diag(actual) / np.diag(inverse @ (flat @ flat.T) @ inverse), 1.0))
+
+
+def side_by_side(autocorrelation: dict[int, Floats]) -> float:
+    """Correlation of residuals one pixel apart, mean over kinds and both directions."""
+    values = [0.5 * (a[_LAGS, _LAGS + 1] + a[_LAGS + 1, _LAGS]) for a in autocorrelation.values()]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _shifted(stack: NDArray, shift: tuple[int, int]) -> NDArray:
+    """Every (s, s) plane moved by whole pixels, zeros (False) moved in."""
+    result = np.zeros_like(stack)
+    dy, dx = shift
+    ny, nx = stack.shape[1:]
+    result[:, max(dy, 0) : ny + min(dy, 0), max(dx, 0) : nx + min(dx, 0)] = stack[
+        :, max(-dy, 0) : ny + min(-dy, 0), max(-dx, 0) : nx + min(-dx, 0)
+    ]
+    return result
+
+
+def _autocorrelation(values: Floats, seen: NDArray[np.bool_]) -> Floats:
+    lags = _LAGS
+    result = np.zeros((2 * lags + 1, 2 * lags + 1))
+    square = float((values**2).sum() / max(seen.sum(), 1))
+    for dy in range(lags + 1):
+        for dx in range(-lags, lags + 1):
+            a = np.s_[:, dy:, max(dx, 0) : values.shape[2] + min(dx, 0)]
+            b = np.s_[:, : values.shape[1] - dy, max(-dx, 0) : values.shape[2] + min(-dx, 0)]
+            count = (seen[a] & seen[b]).sum()
+            rho = float((values[a] * values[b]).sum() / max(count, 1)) / square if square > 0 else 0.0
+            result[lags + dy, lags + dx] = result[lags - dy, lags - dx] = rho
+    result[lags, lags] = 1.0
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _sampled(
+    image: Floats, total: Floats, parameters: Floats, slope: Floats, radius: Floats, rest: Floats, model: Floats
+) -> None:  # fmt: skip
+    side = rest.shape[1]
+    middle = side // 2
+    rows = np.empty((side, 3), np.int64)
+    data, weight, line = np.empty(side * side), np.empty(side * side), np.empty(side)
+    noise = np.array([1.0, 0.0, 1.0])
+    for n in range(len(parameters)):
+        here = parameters[n]
+        n_rows = window(image, total, here, here[2:4], slope[n], radius[n], noise, rows, data, weight, line)
+        cx, cy = round(here[2]), round(here[3])
+        at = 0
+        for k in range(n_rows):
+            y, left, count = rows[k, 0], rows[k, 1], rows[k, 2]
+            v = y - here[3]
+            row(line, 0, count, left - here[2], here[4], here[5] * v, (here[6] * v) ** 2)
+            for i in range(count):
+                a, b = y - cy + middle, left + i - cx + middle
+                if weight[at + i] > 0 and 0 <= a < side and 0 <= b < side:
+                    rise = slope[n, 0] * (left + i - here[2]) + slope[n, 1] * (y - here[3])
+                    rest[n, a, b] = data[at + i] - here[0] * line[i] - here[1]
+                    model[n, a, b] = total[y, left + i] + here[1] + rise
+            at += count
