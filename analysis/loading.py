@@ -85,18 +85,18 @@ def load(
     else:
         known = ", ".join(sorted([*_READERS, ".npy"]))
         raise ImageError(f"{path}: unknown file type '{suffix}'; convert it to one of {known}.")
-    return _labelled(_checked(values, path), path, pixel_size, size, unit)
+    return labelled(values, path, pixel_size, size, unit)
 
 
-def as_image(values: NDArray[Any], *, pixel_size: float | None = None, source: str = "array") -> xr.DataArray:
-    """Label a bare 2-D array as an image.
+def as_image(values: Any, *, pixel_size: float | None = None, source: str = "array") -> xr.DataArray:
+    """Label a bare 2-D array, or a HyperSpy signal, as an image.
 
     Parameters
     ----------
-    values : (ny, nx) array
-        Row 0 is the top of the image.
+    values : (ny, nx) array or hyperspy Signal2D
+        Row 0 is the top of the image. A signal brings its scale, offset and unit along.
     pixel_size : float, optional
-        Å per px; without it the image is uncalibrated (coordinates in px).
+        Å per px, instead of a signal's scale; without either, coordinates are in px.
     source : str
         What messages call it.
 
@@ -108,9 +108,12 @@ def as_image(values: NDArray[Any], *, pixel_size: float | None = None, source: s
     Raises
     ------
     ImageError
-        The array is not one usable 2-D image.
+        It is not one usable 2-D image, or the signal's axes are uneven or in two units.
     """
-    return _labelled(_checked(np.asarray(values), Path(source)), Path(source), pixel_size, None, "")
+    scales, first, unit = None, (0.0, 0.0), ""
+    if hasattr(values, "axes_manager") and hasattr(values, "data"):
+        (scales, first, unit), values = _signal_axes(values, source), values.data
+    return labelled(np.asarray(values), Path(source), pixel_size, scales, unit, first)
 
 
 def load_published_cells(path: str | Path) -> xr.Dataset:
@@ -254,6 +257,17 @@ def _read_tifffile(path: Path) -> NDArray[Any]:
         ) from error
 
 
+def _signal_axes(signal: Any, source: str) -> tuple[tuple[float, float], tuple[float, float], str]:
+    """Scales and the place of the first pixel, px, both (y, x), and the unit of a HyperSpy signal."""
+    axes = signal.axes_manager.signal_axes  # from the fastest: x, then y
+    if len(axes) != 2 or len(signal.axes_manager.navigation_axes):
+        raise ImageError(f"{source}: is a signal of data shape {signal.data.shape}; give one 2-D image.")
+    x, y = axes
+    if not all(hasattr(axis, "scale") for axis in axes) or str(x.units) != str(y.units):
+        raise ImageError(f"{source}: has uneven axes or two units; give both even steps in one unit.")
+    return (float(y.scale), float(x.scale)), (y.offset / y.scale, x.offset / x.scale), str(x.units)
+
+
 def _checked(values: NDArray[Any], path: Path) -> NDArray[np.float64]:
     if values.dtype.names is not None or (values.ndim == 3 and values.shape[-1] in (3, 4)):
         raise ImageError(f"{path}: is a colour image; export the detector's grey values.")
@@ -276,13 +290,16 @@ def _checked(values: NDArray[Any], path: Path) -> NDArray[np.float64]:
     return image
 
 
-def _labelled(
-    values: NDArray[np.float64],
+def labelled(
+    values: NDArray[Any],
     path: Path,
     pixel_size: float | None,
     scales: tuple[float, float] | None,
     unit: str,
+    first: tuple[float, float] = (0.0, 0.0),
 ) -> xr.DataArray:
+    """Check an array and put coordinates on it: `scales` in `unit` and `first` pixel in px, both (y, x)."""
+    image = _checked(values, path)
     step, note = (pixel_size, pixel_size), "pixel size given by the user"
     if pixel_size is None:
         step, note = _calibration(path, scales, unit)
@@ -296,10 +313,10 @@ def _labelled(
     if calibrated:
         attrs |= {"pixel_size_angstrom": float(np.sqrt(dx * dy))}
     coords = {
-        "y": ("y", np.arange(values.shape[0]) * dy, {"units": coord_unit, "direction": "down"}),
-        "x": ("x", np.arange(values.shape[1]) * dx, {"units": coord_unit, "direction": "right"}),
+        "y": ("y", (first[0] + np.arange(image.shape[0])) * dy, {"units": coord_unit, "direction": "down"}),
+        "x": ("x", (first[1] + np.arange(image.shape[1])) * dx, {"units": coord_unit, "direction": "right"}),
     }
-    return xr.DataArray(values, coords, ("y", "x"), "image", attrs)
+    return xr.DataArray(image, coords, ("y", "x"), "image", attrs)
 
 
 def _calibration(

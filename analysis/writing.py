@@ -37,7 +37,7 @@ def write_dataset(ds: xr.Dataset, path: str | Path) -> Path:
         for name, variable in ds.variables.items()
         if np.issubdtype(variable.dtype, np.floating) and variable.ndim
     }
-    return _renamed(
+    return write_whole(
         Path(path),
         lambda temporary: ds.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=encoding),
     )
@@ -59,7 +59,7 @@ def save(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
     """
     base = Path(stem)
     png, svg = (
-        _renamed(
+        write_whole(
             base.parent / f"{base.name}.{kind}",
             lambda temporary, kind=kind: figure.savefig(temporary, format=kind, dpi=200),  # type: ignore[misc]
         )
@@ -68,7 +68,25 @@ def save(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
     return png, svg
 
 
-def _renamed(path: Path, write: Callable[[Path], object]) -> Path:
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then rename it.
+
+    Parameters
+    ----------
+    path : Path
+        Folders are made.
+    write : callable
+        Takes the temporary path.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ImageError
+        If there is no room or no permission; neither a part of it nor a temporary file is left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
