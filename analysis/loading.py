@@ -71,8 +71,6 @@ def load(
     path = Path(path)
     if not path.is_file():
         raise ImageError(f"{path}: no such file; check the path.")
-    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise ImageError(f"pixel_size={pixel_size} must be a positive number of Å per px.")
     suffix = path.suffix.lower()
     if suffix == ".npy":
         values, size, unit = _read_npy(path, dataset, allow_pickle), None, ""
@@ -299,6 +297,8 @@ def labelled(
     first: tuple[float, float] = (0.0, 0.0),
 ) -> xr.DataArray:
     """Check an array and put coordinates on it: `scales` in `unit` and `first` pixel in px, both (y, x)."""
+    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
+        raise ImageError(f"pixel_size={pixel_size} must be a positive number of Å per px.")
     image = _checked(values, path)
     step, note = (pixel_size, pixel_size), "pixel size given by the user"
     if pixel_size is None:

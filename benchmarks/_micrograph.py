@@ -11,7 +11,7 @@ _REACH = 6.0  # standard deviations after which a column (2e-8) is not drawn
 
 @dataclass(frozen=True)
 class Case:
-    """A square lattice seen along [100], with a border of one empty cell.
+    """A square lattice seen along [100], an A column in the middle, at least one cell left empty along the border.
 
     Attributes
     ----------

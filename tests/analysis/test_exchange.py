@@ -112,6 +112,8 @@ def test_bad_atomap_files_are_refused(atomap_file, tmp_path):
     path, _ = atomap_file
     with pytest.raises(analysis.ImageError, match="light is no sublattice"):
         exchange.load_atomap(path, sites={"light": "A"})
+    with pytest.raises(analysis.ImageError, match="pixel_size=-1"):
+        exchange.load_atomap(path, pixel_size=-1)
     with pytest.raises(analysis.ImageError, match="no such file"):
         exchange.load_atomap(tmp_path / "none.hdf5")
     text = tmp_path / "text.hdf5"
