@@ -13,6 +13,7 @@ from .calibration import is_calibrated, lattice_scale, pixel_sizes, with_pixel_s
 from .cells import cell_table
 from .columns import LEAST_COVERAGE, FittedColumns, refine
 from .errors import ImageError
+from .estimators import ESTIMATORS, located
 from .folding import find_sublattices
 from .growth import grow
 from .guesses import COVERED
@@ -65,6 +66,7 @@ def measure(
     a_site: str = "bright",
     window: float | None = None,
     weights: str = "auto",
+    estimator: str = "gaussian",
     lattice: Lattice | None = None,
 ) -> Measurement:
     """Fit all columns of a perovskite image and measure the polar displacement of every cell.
@@ -90,6 +92,9 @@ def measure(
     weights : {"auto", "poisson", "uniform"}
         How pixels are weighted: by the noise measured in the image, as counts (variance proportional to
         intensity), or alike.
+    estimator : {"gaussian", "mass", "template"}
+        What says where a column is: the centre of the fitted Gaussian, the centre of mass, or the best place of the
+        average column of its kind; the last two after neighbours and background are taken away by the fit.
     lattice : Lattice, optional
         Skip the search and start from this lattice, in the image's coordinates. What it calls A is A.
 
@@ -108,6 +113,8 @@ def measure(
     compare images fitted alike.
     """
     _check(zone, a_site, pixel_size, window, weights)
+    if estimator not in ESTIMATORS:
+        raise ImageError(f"estimator={estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}.")
     step = pixel_sizes(image)
     calibrated = is_calibrated(image)
     if not calibrated and pixel_size is None and lattice_parameter is None:
@@ -127,6 +134,7 @@ def measure(
         # A narrow column can stand out as the higher one before both are fitted.
         found = _swapped(found)
         fitted = fit_columns(values, found, near, window, weights)
+    fitted = located(values, fitted, estimator)
     result = _measurement(image, fitted, found, _Scale(pixel_size, lattice_parameter, anisotropic), near)
     check_spacing(result.lattice)
     return result

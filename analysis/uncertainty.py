@@ -44,6 +44,8 @@ class Fit:
         Rows of overlapping columns.
     neighbour_cov : (m, 2, 2) array
         Covariance of their positions, px².
+    inflation : (n,) array
+        By how much errors of position exceed those of white noise of the image's variance.
     """
 
     parameters: Floats
@@ -55,6 +57,7 @@ class Fit:
     converged: NDArray[np.bool_]
     neighbours: Ints
     neighbour_cov: Floats
+    inflation: Floats
 
 
 def precisions(
@@ -138,6 +141,7 @@ def assessed(
     fit = Fit(
         parameters, covariance, quality[:, 0], chi2, skewness[:, :2], skewness_cov,
         moved < np.maximum(_SETTLED, _RESTLESS * error), np.stack([row, neighbour], 1), cross,
+        np.sqrt(factor[:, 2] * factor[:, 3]),
     )  # fmt: skip
     return fit, noise, side_by_side(autocorrelation)
 

@@ -125,7 +125,7 @@ def test_a_symmetry_carries_everything_along(name, crystal):
     assert np.abs(off).max() < 0.01
     covariance = columns["position_cov"].values
     np.testing.assert_allclose(
-        same["position_cov"].values, matrix @ covariance @ matrix.T, atol=0.05 * covariance.max()
+        same["position_cov"].values, matrix @ covariance @ matrix.T, atol=0.1 * covariance.max()
     )
 
     cells, place = inner(before.unit_cells)
@@ -134,7 +134,7 @@ def test_a_symmetry_carries_everything_along(name, crystal):
     np.testing.assert_allclose(same["d"].values, cells["d"].values @ matrix.T, atol=100 * PX * TOLERANCE)
     covariance = cells["d_cov"].values
     np.testing.assert_allclose(
-        same["d_cov"].values, matrix @ covariance @ matrix.T, atol=0.05 * covariance.max()
+        same["d_cov"].values, matrix @ covariance @ matrix.T, atol=0.1 * covariance.max()
     )
 
     # The same lattice, whichever of its vectors are called a and b.
@@ -157,7 +157,7 @@ def test_intensity_scale_and_offset_touch_only_intensities(crystal, scale, offse
     )
     np.testing.assert_allclose(same["theta"].values, columns["theta"].values, atol=0.01)
     np.testing.assert_allclose(
-        same["position_cov"].values, columns["position_cov"].values, rtol=0.05, atol=1e-9
+        same["position_cov"].values, columns["position_cov"].values, rtol=0.1, atol=1e-9
     )
     cells, place = inner(before.unit_cells)
     same = partners(after.unit_cells, place)
