@@ -56,7 +56,7 @@ def colour_wheel(ax: Axes, radius_pm: float, *, pixels: int = 256) -> None:
     Parameters
     ----------
     ax : Axes
-        Emptied of ticks and frame.
+        Emptied of ticks and frame; up in it is up in the image, −y.
     radius_pm : float
         Magnitude at the rim, pm.
     pixels : int
@@ -70,10 +70,9 @@ def colour_wheel(ax: Axes, radius_pm: float, *, pixels: int = 256) -> None:
     # A soft rim of one pixel instead of a jagged one.
     rgba[..., 3] = np.clip((1 - distance) * pixels / 2 + 0.5, 0, 1)
     ax.imshow(rgba, extent=(-1, 1, 1, -1), interpolation="bilinear")
-    ax.set_xlim(-1.05, 1.05)
-    ax.set_ylim(1.05, -1.05)
+    ax.set_xlim(-1.12, 1.12)
+    ax.set_ylim(1.12, -1.12)
     ax.set_aspect("equal")
     ax.set_axis_off()
-    ax.text(
-        0.5, -0.04, f"rim {radius_pm:g} pm", ha="center", va="top", transform=ax.transAxes, fontsize="small"
-    )
+    ax.text(0, -1.08, "up: −y", ha="center", va="bottom", fontsize=7)
+    ax.text(0, 1.1, f"rim {radius_pm:g} pm", ha="center", va="top", fontsize=7)
