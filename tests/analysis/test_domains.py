@@ -106,6 +106,16 @@ def test_unequal_errors_are_weighed():
         found["mean"].values[0], CENTRE, atol=0.5
     )  # without weights the error is about 1 pm
     assert np.sqrt(found["mean_cov"].values[0, 0, 0]) < 0.3
+    assert np.sqrt(np.trace(found["spread"].values[0])) < 1.0  # errors explain all of it
+
+
+def test_errors_of_means_know_that_cells_share_columns():
+    """A and B columns of equal errors: the mean of d has 1.6 times the variance of independent cells."""
+    ratio = [
+        np.trace(find_domains(drawn(0 * SIDE, [CENTRE], 8.0, seed), 1)["mean_cov"].values[0]) / (2 * 8.0**2 / 900)
+        for seed in range(6)
+    ]
+    assert np.mean(ratio) == pytest.approx(1.6, abs=0.25)
 
 
 def test_flagged_cells_are_left_out_and_vote_for_nothing():
@@ -163,6 +173,11 @@ def test_inversion_centre_is_right_where_the_mean_is_wrong():
     assert np.abs(pull(cells, found)).max() < 3
     assert np.sqrt(inversion_centre(cells, found)["centre_cov"].values[0, 0]) < 0.6
     assert inversion_centre(cells, found)["partner"].values.tolist() == [1, 0]
+
+
+def test_inversion_centre_of_quiet_cells():
+    cells = drawn(SIDE, OPPOSITE, 1.5)
+    np.testing.assert_allclose(inversion_centre(cells)["centre"].values, CENTRE, atol=0.2)
 
 
 def test_errors_of_the_centre_are_honest():
