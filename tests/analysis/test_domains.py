@@ -112,7 +112,8 @@ def test_unequal_errors_are_weighed():
 def test_errors_of_means_know_that_cells_share_columns():
     """A and B columns of equal errors: the mean of d has 1.6 times the variance of independent cells."""
     ratio = [
-        np.trace(find_domains(drawn(0 * SIDE, [CENTRE], 8.0, seed), 1)["mean_cov"].values[0]) / (2 * 8.0**2 / 900)
+        np.trace(find_domains(drawn(0 * SIDE, [CENTRE], 8.0, seed), 1)["mean_cov"].values[0])
+        / (2 * 8.0**2 / 900)
         for seed in range(6)
     ]
     assert np.mean(ratio) == pytest.approx(1.6, abs=0.25)
