@@ -15,7 +15,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ig
 from numpy.typing import NDArray
 
 from .errors import ImageError
-from .writing import _renamed as write_renamed
+from .writing import write_whole as writewrite_whole
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +78,7 @@ def save_figure(figure: Figure, stem: str | Path, formats: tuple[str, ...] = FOR
             if _DATES[kind]:
                 options["metadata"] = {_DATES[kind]: None}
             written.append(
-                write_renamed(
+                writewrite_whole(
                     base.parent / f"{base.name}.{kind}",
                     lambda temporary, options=options: figure.savefig(temporary, **options),  # type: ignore[misc]
                 )
