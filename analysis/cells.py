@@ -189,7 +189,12 @@ def _propagated(columns: xr.Dataset, linear: sparse.csr_matrix) -> Floats:
         shared = columns["overlap_cov"].values
         shared = (shared + shared.transpose(0, 2, 1)).reshape(-1, 4)
         by_column = linear.tocsc()
-        result = result + by_column[:, first].multiply(by_column[:, second]) @ shared
+        coupled = np.asarray(result + by_column[:, first].multiply(by_column[:, second]) @ shared).reshape(
+            -1, 2, 2
+        )
+        # Where columns overlap too far for the coupling to be known well, it is left out.
+        sound = (np.linalg.det(coupled) > 0) & (np.einsum("nii->n", coupled) > 0)
+        return np.where(sound[:, None, None], coupled, np.asarray(result).reshape(-1, 2, 2))
     return np.asarray(result).reshape(-1, 2, 2)
 
 

@@ -102,11 +102,13 @@ def _filled(
 def _mass(
     data: Floats, weight: Floats, x: Floats, y: Floats, fitted: FittedColumns
 ) -> tuple[Floats, Floats]:  # fmt: skip
-    seen = weight > 0
-    total = np.where(seen, data, 0.0).sum(1)
-    position = np.stack([np.where(seen, data * axis, 0.0).sum(1) / total for axis in (x, y)], 1)
+    centre, radius = fitted.fit.parameters[:, 2:4], fitted.setting.radius[:, None]
+    # A pixel at the rim counts in part: else the window's own pixels would move the mean.
+    share = np.clip(radius - np.hypot(x - centre[:, :1], y - centre[:, 1:]), 0, 1) * (weight > 0)
+    total = (share * data).sum(1)
+    position = np.stack([(share * data * axis).sum(1) / total for axis in (x, y)], 1)
     away = np.stack([x, y], -1) - position[:, None]
-    variance = np.where(seen, 1 / np.where(seen, weight, 1.0), 0.0)
+    variance = np.divide(share**2, weight, out=np.zeros_like(share), where=weight > 0)
     covariance = np.einsum("nm,nmi,nmj->nij", variance, away, away) / total[:, None, None] ** 2
     return position, covariance
 

@@ -23,6 +23,7 @@ _LEAST = 0.05  # of a typical pixel's variance: no pixel is trusted more than on
 _OUTLIER = 3.0  # times the median residual of its kind
 _LAGS = 5  # px: correlations are followed so far
 _ROUNDS = 3
+_UNFOLDING = 12  # rounds
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def measured(left: Residuals, level: float) -> Noise:
         return assumed("poisson", level)
     variance = np.full(len(square), square.mean())
     offset, gain = float(square.mean()), 0.0
-    middle, size = float(model.mean()), float(model.std()) or 1.0
+    middle, size = float(model.mean()), float(model.std())
+    if not size > 0:
+        return Noise(offset, gain, offset, True)
     line = (model - middle) / size
     for _ in range(_ROUNDS):
         weight = 1 / variance**2
@@ -185,7 +188,8 @@ def inflation(
 
     Notes
     -----
-    The fit itself makes residuals anticorrelated; what white noise would leave is subtracted first.
+    The fit takes from the residuals what its parameters can follow, above all what varies slowly. So the
+    autocorrelation of the noise itself is sought, by fixed-point iteration: the one that would leave residuals such as these.
     """
     reach = math.ceil(radius)
     v, u = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(float)
@@ -199,22 +203,32 @@ def inflation(
     )
     jac *= inside / np.sqrt(np.maximum(noise.offset + noise.gain * (ag + background), noise.least))
     flat = jac.reshape(7, -1)
-    normal = flat @ flat.T + np.diag(prior_weight)
-    inverse = np.linalg.pinv(normal, hermitian=True)
-    # White noise leaves residuals with the covariance of one minus the projection on the derivatives.
+    inverse = np.linalg.pinv(flat @ flat.T + np.diag(prior_weight), hermitian=True)
+    hat = np.einsum("ab,bij->aij", inverse, jac)
     lags = autocorrelation.shape[0] // 2
-    whitened = np.einsum("ab,bij->aij", inverse, jac)
-    white = np.zeros_like(autocorrelation)
-    for i, j in np.ndindex(*white.shape):
-        shift = (i - lags, j - lags)
-        pairs = (inside & _shifted(inside[None], shift)[0]).sum()
-        white[i, j] = -(jac * _shifted(whitened, shift)).sum() / max(pairs, 1)
-    white /= 1 + white[lags, lags]
-    kernel = autocorrelation - white
-    kernel[lags, lags] = 1.0
-    spread = np.stack([ndimage.convolve(part, kernel, mode="constant") for part in jac]).reshape(7, -1)
-    actual = inverse @ (flat @ spread.T) @ inverse
-    return np.sqrt(np.maximum(np.diag(actual) / np.diag(inverse @ (flat @ flat.T) @ inverse), 1.0))
+    steps = [(i - lags, j - lags) for i, j in np.ndindex(*autocorrelation.shape)]
+    pairs = _lagged(inside[None].astype(float), inside[None].astype(float), steps)
+    kernel = autocorrelation.copy()
+    for _ in range(_UNFOLDING):
+        spread = _convolved(jac, kernel) * inside
+        within = hat.reshape(7, -1) @ spread.reshape(7, -1).T
+        mixed = np.einsum("ab,bij->aij", within, jac)
+        taken = _lagged(hat, spread, steps) + _lagged(spread, hat, steps) - _lagged(hat, mixed, steps)
+        left = kernel - (taken / np.maximum(pairs, 1)).reshape(kernel.shape)
+        kernel = kernel + autocorrelation - left / left[lags, lags]
+        kernel /= kernel[lags, lags]
+    actual = inverse @ (flat @ (_convolved(jac, kernel) * inside).reshape(7, -1).T) @ inverse
+    alone = inverse @ (flat @ flat.T) @ inverse
+    return np.sqrt(np.maximum(np.diag(actual) / np.diag(alone), 1.0))
+
+
+def _convolved(stack: Floats, kernel: Floats) -> Floats:
+    return np.stack([ndimage.convolve(part, kernel, mode="constant") for part in stack])
+
+
+def _lagged(first: Floats, second: Floats, steps: list[tuple[int, int]]) -> Floats:
+    """Sum over planes and pixels of first × second moved by each step."""
+    return np.array([(first * _shifted(second, step)).sum() for step in steps])
 
 
 def side_by_side(autocorrelation: dict[int, Floats]) -> float:

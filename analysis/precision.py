@@ -104,12 +104,13 @@ def precision(
 @njit(cache=True, nogil=True)
 def couple(
     image: Floats, total: Floats, parameters: Floats, slope: Floats, radius: Floats, noise: Floats,
-    alone: Floats, first: Ints, neighbour: Ints, start: int, end: int, added: Floats, cross: Floats,
+    alone: Floats, first: Ints, neighbour: Ints, start: int, end: int, joint: Floats, cross: Floats,
 ) -> None:  # fmt: skip
-    """What the errors of overlapping neighbours add to those of each column.
+    """Covariance of each column together with the neighbours that overlap with it.
 
-    With normal matrix D + O, where D has a block for every column and O couples neighbours, the inverse is
-    D⁻¹ − D⁻¹OD⁻¹ + D⁻¹OD⁻¹OD⁻¹ − …: the second term is the covariance of two neighbours, the third adds to each.
+    Where O couples column i to neighbour j, the neighbour takes O D⁻¹ Oᵀ of the information on i (a Schur
+    complement), with D the neighbour's own normal matrix: exact for two columns, and for more as far as the
+    neighbours do not overlap with each other.
 
     Parameters
     ----------
@@ -122,8 +123,8 @@ def couple(
         Rows of the columns that overlap with column i: ``neighbour[first[i]:first[i + 1]]``.
     start, end : int
         Columns to work on.
-    added : (n, 7, 7) array
-        Out: third term.
+    joint : (n, 7, 7) array
+        Out.
     cross : (k, 2, 2) array
         Out: covariance of the positions of column i (rows) and its neighbour.
     """
@@ -132,18 +133,22 @@ def couple(
     data, weight = np.empty(widest * widest), np.empty(widest * widest)
     line, other = np.empty(widest), np.empty(widest)
     mine, its = np.empty(_N), np.empty(_N)
-    block = np.empty((_N, _N))
+    most = 1
     for n in range(start, end):
-        added[n] = 0.0
+        most = max(most, first[n + 1] - first[n])
+    through, block = np.zeros((most, _N, _N)), np.empty((_N, _N))
+    for n in range(start, end):
+        joint[n] = alone[n]
+        for k in range(first[n], first[n + 1]):
+            cross[k] = 0.0
         if first[n] == first[n + 1] or not math.isfinite(alone[n, 0, 0]):
-            for k in range(first[n], first[n + 1]):
-                cross[k] = 0.0
             continue
+        taken = np.zeros((_N, _N))
         here = parameters[n]
         n_rows = window(image, total, here, here[2:4], slope[n], radius[n], noise, rows, data, weight, line)
         for k in range(first[n], first[n + 1]):
             there = parameters[neighbour[k]]
-            cross[k] = 0.0
+            through[k - first[n]] = 0.0
             if not math.isfinite(alone[neighbour[k], 0, 0]):
                 continue
             block[:] = 0.0
@@ -164,6 +169,12 @@ def couple(
                         for b in range(_N):
                             block[a, b] += weight[at + i] * mine[a] * its[b]
                 at += count
-            change = alone[n] @ block
-            cross[k] = -(change @ alone[neighbour[k]])[2:4, 2:4]
-            added[n] += change @ alone[neighbour[k]] @ change.T
+            through[k - first[n]] = block @ alone[neighbour[k]]
+            taken += through[k - first[n]] @ block.T
+        both = inverse(inverse(alone[n]) - taken)
+        if math.isfinite(both[0, 0]):
+            joint[n] = both
+        else:  # too much overlap for this: to the first order
+            joint[n] = alone[n] + alone[n] @ taken @ alone[n]
+        for k in range(first[n], first[n + 1]):
+            cross[k] = -(joint[n] @ through[k - first[n]])[2:4, 2:4]

@@ -101,19 +101,18 @@ def assessed(
     slope, radius, prior = setting.slope, setting.radius, setting.prior
     left = residuals(values, total, parameters, slope, radius, kind, np.ones(len(kind), bool))
     noise = setting.noise if level is None else measured(left, level)
-    covariance, quality, skewness = precisions(values, total, parameters, replace(setting, noise=noise))
+    alone, quality, skewness = precisions(values, total, parameters, replace(setting, noise=noise))
     first, neighbour = _overlapping(parameters)
-    added, cross = np.zeros_like(covariance), np.zeros((len(neighbour), 2, 2))
+    covariance, cross = alone.copy(), np.zeros((len(neighbour), 2, 2))
     if len(neighbour):
 
         def work(start: int, end: int) -> None:
             couple(
-                values, total, parameters, slope, radius, noise.as_array, covariance, first, neighbour,
-                start, end, added, cross,
+                values, total, parameters, slope, radius, noise.as_array, alone, first, neighbour,
+                start, end, covariance, cross,
             )  # fmt: skip
 
         in_parts(len(parameters), work)
-    covariance = covariance + added
     # Without a measured noise the residuals give its scale; with one, a misfit can only add to the error.
     chi2 = quality[:, 1]
     scale = np.maximum(chi2, 1.0) if noise.measured else chi2

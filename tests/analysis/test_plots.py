@@ -269,7 +269,15 @@ def names_only(monkeypatch):
 
 
 def test_everything_that_was_measured_is_drawn(polar, halves, tmp_path, names_only):
-    always = {"polarization", "columns", "polarization_map", "arrows", "uncertainty", "cloud", "histograms"} | SHAPES
+    always = {
+        "polarization",
+        "columns",
+        "polarization_map",
+        "arrows",
+        "uncertainty",
+        "cloud",
+        "histograms",
+    } | SHAPES
     assert {path.name for path in plot_all(polar[0], tmp_path, formats=("svg", "pdf"))} == {
         f"{name}.{kind}" for name in always for kind in ("svg", "pdf")
     }
