@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +14,9 @@ import analysis
 import dcnn
 import structures
 from tiltsim.cli_converge import converge
-from tiltsim.cli_images import measure, predict, train
-from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, print_lines
+from tiltsim.cli_images import predict, train
+from tiltsim.cli_measure import measure
+from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, in_options, print_lines
 from tiltsim.cli_specimens import simulate, structure
 from tiltsim.config import PRESETS, load_study, preset_text
 from tiltsim.errors import SettingsError
@@ -100,43 +100,12 @@ def report(
     console.print(f"report: {folder / 'report.html'}")
 
 
-#: What the library calls a setting, and the option that sets it here.
-_OPTIONS = {
-    "a_site": "--a-site",
-    "b_site": "--b-site",
-    "pixel_size": "--pixel-size",
-    "lattice_parameter": "--lattice-parameter",
-    "radius_pm": "--radius",
-    "size_angstrom": "--window",
-    "source_fwhm": "--source",
-    "semiangle_cutoff": "--semiangle",
-    "energy_keV": "--energy",
-    "detector.outer": "--outer",
-    "detector.inner": "--inner",
-    "phonons.pairs": "--pairs",
-    "phonons.seed": "--seed",
-    "phonons.target_sem_pm": "--target",
-    "phonons.max_pairs": "--max-pairs",
-    "numerics.memory_GB": "--memory",
-    "tilt.largest": "--tilt",
-    "tilt.n": "--steps",
-    "tilt.layout": "--layout",
-}
-
-
-def _in_options(message: str) -> str:
-    """``message`` with settings named as the command line names them."""
-    for name, option in _OPTIONS.items():
-        message = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.])", option, message)
-    return message
-
-
 def main() -> None:
     """Entry point: a user's error is one sentence and exit code 2."""
     try:
         app()
     except USER_ERRORS as error:
         # A study's settings are named by its file, everything else by an option.
-        text = str(error) if "study" in sys.argv[1:2] else _in_options(str(error))
+        text = str(error) if "study" in sys.argv[1:2] else in_options(str(error))
         console.print(f"tiltsim: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""The verbs that read images: ``measure``, ``train`` and ``predict``."""
+"""The verbs of networks, which read images: ``train`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -8,94 +8,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 import analysis
 import dcnn
 from tiltsim.cli_options import DatasetName, Device, Lattice, Out, PixelSize, Zone, console
-from tiltsim.errors import SettingsError
+from tiltsim.measuring import MeasureOptions, measure_file
 from tiltsim.output import check_folder, complete_folder, write_json
 from tiltsim.progress import progress_bars
 
 
 def _measured(
-    image: Path,
-    dataset: str | None,
-    pixel_size: float | None,
-    lattice_parameter: float | None,
-    zone: str,
-    anisotropic: bool = False,
+    image: Path, dataset: str | None, pixel_size: float | None, lattice_parameter: float | None, zone: str
 ) -> analysis.Measurement:
-    """Load and measure a micrograph; what is wrong with the image is said of its file."""
-    picture = analysis.load(image, pixel_size=pixel_size, dataset=dataset)
-    try:
-        with console.status("fitting columns"):
-            return analysis.measure(
-                picture, zone=zone, lattice_parameter=lattice_parameter, anisotropic=anisotropic
-            )
-    except analysis.ImageError as error:
-        text = str(error)
-        raise analysis.ImageError(
-            f"{image.name}{text.removeprefix('image')}" if text.startswith("image:") else text
-        ) from error
+    options = MeasureOptions(pixel_size, lattice_parameter, zone=zone, dataset=dataset)
+    with console.status("fitting columns"):
+        return measure_file(image, options)
 
 
 def _learned(metrics: Mapping[str, Any]) -> bool:
     """Whether a network explains most of what it was tested on."""
     return all((metrics["test"]["r2"][c] or 0.0) > 0.5 for c in "xy")
-
-
-def measure(
-    image: Annotated[
-        Path, typer.Argument(help="dm3, dm4, emd, emi/ser, hspy/HDF5, tif, npy, mrc or Sm-BFO HDF5 file.")
-    ],
-    out: Out = Path("out/measure"),
-    pixel_size: PixelSize = None,
-    lattice_parameter: Lattice = None,
-    anisotropic: Annotated[
-        bool, typer.Option(help="With --lattice-parameter: scale x and y apart (scan distortion).")
-    ] = False,
-    zone: Zone = "auto",
-    dataset: DatasetName = None,
-    radius: Annotated[float, typer.Option(help="Radius of the colour wheel, pm.")] = 50.0,
-) -> None:
-    """Fit columns and map polar displacement in a micrograph: cells, columns, figures, summary.json.
-
-    Example: tiltsim measure film.dm4 --lattice-parameter 3.96 --out out/film
-    """
-    start = time.perf_counter()
-    check_folder(out)
-    if not radius > 0:
-        raise SettingsError(f"--radius {radius:g} must be positive, in pm.")
-    m = _measured(image, dataset, pixel_size, lattice_parameter, zone, anisotropic)
-    shown = m.image
-    with complete_folder(out) as folder:
-        analysis.write_dataset(m.columns, folder / "columns.nc")
-        analysis.write_dataset(m.unit_cells, folder / "unit_cells.nc")
-        analysis.save(analysis.plot_polarization(shown, m, radius_pm=radius), folder / "polarization")
-        analysis.save(analysis.plot_columns(shown, m), folder / "columns")
-        summary = {"image": image.name, **analysis.summary(m), "seconds": time.perf_counter() - start}
-        write_json(summary, folder / "summary.json")
-    table = Table(show_header=False, box=None)
-    for label, value in (
-        ("unit cells", f"{summary['cells']}"),
-        ("A, B columns", f"{summary['columns_a']}, {summary['columns_b']}"),
-        (
-            "mean d (x, y)",
-            f"{summary['d_mean_pm'][0]:+.2f}, {summary['d_mean_pm'][1]:+.2f} pm (A − B, y down)",
-        ),
-        ("spread of d", f"{summary['d_std_pm'][0]:.2f}, {summary['d_std_pm'][1]:.2f} pm"),
-        ("fit error of a cell", f"{summary['d_error_pm'][0]:.2f}, {summary['d_error_pm'][1]:.2f} pm"),
-        ("pixel", f"{summary['pixel_size_angstrom']:.4f} Å"),
-        ("results", str(out)),
-    ):
-        table.add_row(label, value)
-    console.print(table)
-    if summary["quality"]["residual_correlation"] > 0.4:
-        console.print(
-            "neighbouring pixels are correlated (filtered or oversampled image): fit errors are too small, "
-            "trust the spread"
-        )
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -48,3 +49,33 @@ Scheduler = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be computed, why, and its memory and time; stop.")
 ]
+
+#: What the library calls a setting, and the option that sets it here.
+_OPTIONS = {
+    "a_site": "--a-site",
+    "b_site": "--b-site",
+    "pixel_size": "--pixel-size",
+    "lattice_parameter": "--lattice-parameter",
+    "radius_pm": "--radius",
+    "size_angstrom": "--window",
+    "source_fwhm": "--source",
+    "semiangle_cutoff": "--semiangle",
+    "energy_keV": "--energy",
+    "detector.outer": "--outer",
+    "detector.inner": "--inner",
+    "phonons.pairs": "--pairs",
+    "phonons.seed": "--seed",
+    "phonons.target_sem_pm": "--target",
+    "phonons.max_pairs": "--max-pairs",
+    "numerics.memory_GB": "--memory",
+    "tilt.largest": "--tilt",
+    "tilt.n": "--steps",
+    "tilt.layout": "--layout",
+}
+
+
+def in_options(message: str) -> str:
+    """``message`` with settings named as the command line names them."""
+    for name, option in _OPTIONS.items():
+        message = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.])", option, message)
+    return message

@@ -1,0 +1,153 @@
+"""Measure one micrograph from its file to a folder of results, and know whether that was done before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import analysis
+from tiltsim.errors import SettingsError
+from tiltsim.output import check_folder, complete_folder, write_json
+
+#: What one measured image leaves; the summary is written last, so that a folder with one is whole.
+SUMMARY = "summary.json"
+_RESULTS = (
+    "columns.nc", "unit_cells.nc", "polarization.png", "polarization.svg", "columns.png", "columns.svg", SUMMARY,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How images are loaded, measured and drawn; see ``analysis.load`` and ``analysis.measure``.
+
+    Parameters
+    ----------
+    pixel_size : float, optional
+        Å per pixel.
+    lattice_parameter : float, optional
+        Å.
+    anisotropic : bool
+    zone : str
+    dataset : str, optional
+    radius : float
+        Displacement of full colour in the figures, pm.
+    """
+
+    pixel_size: float | None = None
+    lattice_parameter: float | None = None
+    anisotropic: bool = False
+    zone: str = "auto"
+    dataset: str | None = None
+    radius: float = 50.0
+
+    def __post_init__(self) -> None:
+        """Refuse a colour wheel without a size, before any image is fitted."""
+        if not self.radius > 0:
+            raise SettingsError(f"--radius {self.radius:g} must be positive, in pm.")
+
+
+def measure_file(path: Path, options: MeasureOptions) -> analysis.Measurement:
+    """Load and measure a micrograph; what is wrong with the image is said of its file.
+
+    Raises
+    ------
+    ImageError
+        As from ``analysis.load`` and ``analysis.measure``.
+    """
+    image = analysis.load(path, pixel_size=options.pixel_size, dataset=options.dataset)
+    try:
+        return analysis.measure(
+            image,
+            zone=options.zone,
+            lattice_parameter=options.lattice_parameter,
+            anisotropic=options.anisotropic,
+        )
+    except analysis.ImageError as error:
+        text = str(error)
+        raise analysis.ImageError(
+            f"{path.name}{text.removeprefix('image')}" if text.startswith("image:") else text
+        ) from error
+
+
+def measure_into(path: Path, out: Path, options: MeasureOptions) -> dict[str, Any]:
+    """Measure a micrograph and write tables, figures and summary.json to ``out``, all of them or none.
+
+    Returns
+    -------
+    dict
+        What is in summary.json: ``analysis.summary`` with ``image``, ``options``, ``digest``, ``seconds``.
+
+    Raises
+    ------
+    ImageError
+        The image cannot be read or measured.
+    SettingsError
+        `out` cannot be written.
+    """
+    start = time.perf_counter()
+    check_folder(out)
+    m = measure_file(path, options)
+    with complete_folder(out) as folder:
+        analysis.write_dataset(m.columns, folder / "columns.nc")
+        analysis.write_dataset(m.unit_cells, folder / "unit_cells.nc")
+        analysis.save(
+            analysis.plot_polarization(m.image, m, radius_pm=options.radius), folder / "polarization"
+        )
+        analysis.save(analysis.plot_columns(m.image, m), folder / "columns")
+        # From here to its new summary the folder counts as unfinished, should all end in between.
+        (out / SUMMARY).unlink(missing_ok=True)
+    summary = {
+        "image": path.name,
+        **analysis.summary(m),
+        "options": asdict(options),
+        "digest": digest(path, options),
+        "seconds": time.perf_counter() - start,
+    }
+    write_json(summary, out / SUMMARY)
+    return summary
+
+
+def digest(path: Path, options: MeasureOptions) -> str:
+    """SHA-256 of everything results depend on: the file's bytes, the options and this package's version.
+
+    Raises
+    ------
+    ImageError
+        The file cannot be read.
+    """
+    asked = json.dumps({"version": version("tiltsim"), **asdict(options)}, sort_keys=True)
+    total = hashlib.sha256(asked.encode())
+    for part in (path, *_companions(path)):
+        try:
+            with part.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise analysis.ImageError(
+                f"{part}: cannot be read ({error.strerror}); check the path."
+            ) from error
+    return total.hexdigest()
+
+
+def _companions(path: Path) -> list[Path]:
+    """The .ser files in which an .emi file keeps its images."""
+    if path.suffix.lower() != ".emi":
+        return []
+    start = f"{path.stem}_"
+    return sorted(p for p in path.parent.glob("*.ser") if p.name.startswith(start))
+
+
+def finished(path: Path, out: Path, options: MeasureOptions) -> dict[str, Any] | None:
+    """The summary that an earlier run left in ``out`` for this very content and these options, if it is whole."""
+    if not all((out / name).is_file() for name in _RESULTS):
+        return None
+    try:
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        same = summary["digest"] == digest(path, options)
+    except (OSError, ValueError, KeyError, TypeError, analysis.ImageError):
+        return None  # to be measured anew, which says what is wrong with the file
+    return summary if same else None
