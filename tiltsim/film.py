@@ -23,7 +23,7 @@ from tiltsim.errors import SettingsError
 _WALL = 2.0
 
 #: Pseudocubic edge, Å, good enough to count the cells in a period.
-_EDGE = 3.95
+EDGE = 3.95
 
 #: Mirrors of the projection (x, y): the four in-plane variants.
 _MIRRORS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -81,7 +81,7 @@ def lay_out(images: xr.Dataset, request: FieldRequest, phases: list[str], seed: 
     index = [list(images.phase.values).index(p) for p in phases]
     chosen = images.isel(phase=index)
     periods = np.r_[chosen.period_x.values, chosen.period_y.values]
-    lattice = float(np.mean(periods / np.round(periods / _EDGE)))
+    lattice = float(np.mean(periods / np.round(periods / EDGE)))
     kinds = tuple((i, mirror) for i in index for mirror in _MIRRORS)
     rng = np.random.default_rng(seed)
     nx, ny = (round(n * lattice / request.pixel) for n in request.cells)
@@ -94,14 +94,19 @@ def lay_out(images: xr.Dataset, request: FieldRequest, phases: list[str], seed: 
     grid_y, grid_x = np.meshgrid(np.arange(ny) * request.pixel, np.arange(nx) * request.pixel, indexing="ij")
     _, nearest = cKDTree(centres).query(np.stack([grid_x, grid_y], axis=-1))
     kind_of_pixel = order[nearest]
+    weights = blended(kind_of_pixel, len(kinds), request.pixel)
+    return Film(lattice, request.cells, request.pixel, kinds, weights)
+
+
+def blended(kind_of_pixel: NDArray[np.int_], kinds: int, pixel: float) -> NDArray[np.float32]:
+    """Share of every kind at every pixel (of ``pixel`` Å), shape (kinds, ny, nx): walls are soft."""
     weights = np.stack(
         [
-            gaussian_filter((kind_of_pixel == k).astype(np.float32), _WALL / request.pixel, mode="nearest")
-            for k in range(len(kinds))
+            gaussian_filter((kind_of_pixel == k).astype(np.float32), _WALL / pixel, mode="nearest")
+            for k in range(kinds)
         ]
     )
-    weights /= weights.sum(axis=0)
-    return Film(lattice, request.cells, request.pixel, kinds, weights)
+    return np.asarray(weights / weights.sum(axis=0))
 
 
 def _spread(rng: np.random.Generator, n: int, size: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -121,7 +126,7 @@ def _mirrored_axis(
 
     Kept in the middle of the image, where interpolation is safe.
     """
-    edge = period / round(period / _EDGE)
+    edge = period / round(period / EDGE)
     start = (extent - period) / 2
     return start + np.mod(mirror * coordinate / lattice * edge - start, period)
 
@@ -177,10 +182,17 @@ def render(film: Film, images: xr.Dataset, tilt_mrad: tuple[float, float], thick
     )
 
 
-def _stretched(truth: xr.Dataset, lattice: float) -> NDArray[np.float64]:
-    """Mean d (x, y) of a specimen, pm, once its cells are stretched onto the film's ``lattice`` as drawn."""
+def stretch(truth: xr.Dataset, lattice: float) -> NDArray[np.float64]:
+    """By how much a film of edge ``lattice`` (Å) draws the cells of a specimen larger, along x and y."""
     periods = np.array([truth.attrs["period_x"], truth.attrs["period_y"]])
-    return np.asarray(truth.cell_d.mean("cell").values * lattice / (periods / np.round(periods / _EDGE)))
+    return np.asarray(lattice / (periods / np.round(periods / EDGE)))
+
+
+def domain_shares(film: Film, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of every kind of domain at positions in Å, shape (positions, kinds)."""
+    return np.stack(
+        [map_coordinates(w, [y / film.pixel, x / film.pixel], order=1) for w in film.weights], axis=1
+    )
 
 
 def film_truth(film: Film, truth: dict[str, xr.Dataset], phases: list[str]) -> xr.Dataset:
@@ -203,10 +215,11 @@ def film_truth(film: Film, truth: dict[str, xr.Dataset], phases: list[str]) -> x
     n = [np.arange(1, count - 1) + 0.5 for count in film.cells]
     grid_y, grid_x = np.meshgrid(n[1] * film.lattice, n[0] * film.lattice, indexing="ij")
     x, y = grid_x.ravel(), grid_y.ravel()
-    share = np.stack(
-        [map_coordinates(w, [y / film.pixel, x / film.pixel], order=1) for w in film.weights], axis=1
+    share = domain_shares(film, x, y)
+    of_kind = [(truth[phases[phase]], mirror) for phase, mirror in film.kinds]
+    d = np.array(
+        [one.cell_d.mean("cell").values * stretch(one, film.lattice) * mirror for one, mirror in of_kind]
     )
-    d = np.array([_stretched(truth[phases[phase]], film.lattice) * mirror for phase, mirror in film.kinds])
     angstrom = {"units": "Å"}
     return xr.Dataset(
         {
