@@ -105,9 +105,12 @@ def _mass(
     centre, radius = fitted.fit.parameters[:, 2:4], fitted.setting.radius[:, None]
     # A pixel at the rim counts in part: else the window's own pixels would move the mean.
     share = np.clip(radius - np.hypot(x - centre[:, :1], y - centre[:, 1:]), 0, 1) * (weight > 0)
-    total = (share * data).sum(1)
-    position = np.stack([(share * data * axis).sum(1) / total for axis in (x, y)], 1)
-    away = np.stack([x, y], -1) - position[:, None]
+    # Where the image has no pixel, or is cut, the fitted Gaussian stands in: only what departs from it is summed.
+    parameters = fitted.fit.parameters
+    rest = data - parameters[:, :1] * _unit(parameters, x - centre[:, :1], y - centre[:, 1:])
+    total = 2 * np.pi * parameters[:, 0] / (parameters[:, 4] * parameters[:, 6]) + (share * rest).sum(1)
+    away = np.stack([x, y], -1) - centre[:, None]
+    position = centre + np.einsum("nm,nmi->ni", share * rest, away) / total[:, None]
     variance = np.divide(share**2, weight, out=np.zeros_like(share), where=weight > 0)
     covariance = np.einsum("nm,nmi,nmj->nij", variance, away, away) / total[:, None, None] ** 2
     return position, covariance
