@@ -23,7 +23,8 @@ _LEAST = 0.05  # of a typical pixel's variance: no pixel is trusted more than on
 _OUTLIER = 3.0  # times the median residual of its kind
 _LAGS = 5  # px: correlations are followed so far
 _ROUNDS = 3
-_UNFOLDING = 12  # rounds
+_UNFOLDING, _RELAXED = 30, 0.5  # rounds, and how much of what is missing each adds
+_WHITE = 0.05  # correlation of pixels side by side, beyond what the fit causes, that passes for none
 
 
 @dataclass(frozen=True)
@@ -208,18 +209,34 @@ def inflation(
     lags = autocorrelation.shape[0] // 2
     steps = [(i - lags, j - lags) for i, j in np.ndindex(*autocorrelation.shape)]
     pairs = _lagged(inside[None].astype(float), inside[None].astype(float), steps)
-    kernel = autocorrelation.copy()
-    for _ in range(_UNFOLDING):
-        spread = _convolved(jac, kernel) * inside
+    trial = np.zeros_like(autocorrelation)
+    trial[lags, lags] = 1.0
+    kernel, least = trial, np.inf
+    for turn in range(_UNFOLDING):
+        spread = _convolved(jac, trial) * inside
         within = hat.reshape(7, -1) @ spread.reshape(7, -1).T
         mixed = np.einsum("ab,bij->aij", within, jac)
         taken = _lagged(hat, spread, steps) + _lagged(spread, hat, steps) - _lagged(hat, mixed, steps)
-        left = kernel - (taken / np.maximum(pairs, 1)).reshape(kernel.shape)
-        kernel = kernel + autocorrelation - left / left[lags, lags]
-        kernel /= kernel[lags, lags]
+        left = trial - (taken / np.maximum(pairs, 1)).reshape(trial.shape)
+        missing = autocorrelation - left / left[lags, lags]
+        if turn == 0 and max(missing[lags, lags + 1], missing[lags + 1, lags]) < _WHITE:
+            return np.ones(len(parameter))
+        misfit = float((missing**2).sum())
+        if not misfit < least:
+            break
+        kernel, least = trial, misfit
+        trial = _physical(trial + _RELAXED * missing)
     actual = inverse @ (flat @ (_convolved(jac, kernel) * inside).reshape(7, -1).T) @ inverse
     alone = inverse @ (flat @ flat.T) @ inverse
     return np.sqrt(np.maximum(np.diag(actual) / np.diag(alone), 1.0))
+
+
+def _physical(kernel: Floats) -> Floats:
+    """The nearest autocorrelation: no negative power, 1 in the middle."""
+    power = np.fft.fft2(np.fft.ifftshift(np.pad(kernel, kernel.shape[0]))).real
+    lags = kernel.shape[0]
+    whole = np.fft.fftshift(np.fft.ifft2(np.maximum(power, 0.0)).real)[lags:-lags, lags:-lags]
+    return whole / whole[lags // 2, lags // 2]
 
 
 def _convolved(stack: Floats, kernel: Floats) -> Floats:
