@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from .errors import ImageError
+from .motif import MOTIFS, Motif
+from .patches import despiked, flattened, patches
 
 Floats = NDArray[np.float64]
 
-#: Where the B column sits in the A cell, in units of a and b, seen along each zone axis.
-B_FRACTIONS: dict[str, tuple[tuple[float, float], ...]] = {
-    "100": ((0.5, 0.5),),
-    "110": ((0.5, 0.0), (0.0, 0.5)),
-}
-
-_PATCH = 1024  # px: a Fourier transform of more adds distortion, not precision
+# px. Small patches stand distortion and second crystals, large ones noise; the first is enough for most images.
+_PATCHES = (512, 256, 1024, 128)
+_PLACES = 3  # patches of each size
+_GOOD, _ENOUGH = 0.85, 0.6  # of the power in the spots: one lattice explains it, and that without doubt
 _SPOTS = 14  # strongest spots of half the plane that a basis must explain
 
 
@@ -35,11 +34,9 @@ class Lattice:
     Attributes
     ----------
     origin, a, b : tuple of float
-        (x, y) in `units`; a points rather right, b rather down.
-    b_fraction : tuple of float
-        B column in units of a and b: (½, ½) for zone "100", (½, 0) or (0, ½) for "110".
-    zone : str
-        "100" or "110".
+        (x, y) in `units`; of a perovskite, a points rather right and b rather down.
+    motif : Motif
+        The columns of one cell.
     units : str
         "Å" or "px".
     """
@@ -47,9 +44,19 @@ class Lattice:
     origin: tuple[float, float]
     a: tuple[float, float]
     b: tuple[float, float]
-    b_fraction: tuple[float, float]
-    zone: str
+    motif: Motif
     units: str = "px"
+
+    @property
+    def zone(self) -> str:
+        """Name of the motif: "100" or "110" for perovskites."""
+        return self.motif.name
+
+    @property
+    def b_fraction(self) -> tuple[float, float]:
+        """Place of the B column in units of a and b: (½, ½) for zone "100", (½, 0) or (0, ½) for "110"."""
+        u, v = self.motif.fractions[self.motif.centre]
+        return float(u), float(v)
 
     @property
     def vectors(self) -> Floats:
@@ -64,23 +71,25 @@ class Lattice:
     @property
     def a_offsets(self) -> NDArray[np.int64]:
         """Indices (n, 2) of the A columns around B, relative to the cell's own: four for "100", two for "110"."""
-        i = (0, 1) if self.b_fraction[0] else (0,)
-        j = (0, 1) if self.b_fraction[1] else (0,)
-        return np.array([(m, n) for m in i for n in j])
+        return self.motif.a_offsets
 
     @property
     def neighbour_distance(self) -> float:
-        """Distance from an A column to the nearest B column, in `units`."""
-        offsets = np.array(self.b_fraction) - self.a_offsets
-        return float(np.hypot(*(offsets @ self.vectors).T).min())
+        """Shortest distance between columns of two kinds, in `units`: from A to B in perovskites."""
+        places = self.motif.fractions
+        span = np.arange(-2, 3)
+        cells = np.stack(np.meshgrid(span, span), -1).reshape(-1, 2)
+        pairs = np.array([p - q for p, q in combinations(places, 2)])
+        return float(np.hypot(*((pairs[:, None] + cells).reshape(-1, 2) @ self.vectors).T).min())
 
     @property
     def lattice_parameter(self) -> float:
         """Pseudocubic parameter that the cell area stands for, in `units`.
 
-        Seen along [110] the cell is a × a/√2.
+        Seen along [110] the cell of a perovskite is a × a/√2; of other motifs it is the root of the area.
         """
-        return float(np.sqrt(self.area * (np.sqrt(2.0) if self.zone == "110" else 1.0)))
+        is_110 = self.motif in (MOTIFS["110"], MOTIFS["110"].turned())
+        return float(np.sqrt(self.area * (np.sqrt(2.0) if is_110 else 1.0)))
 
     def scaled(self, x: float, y: float, units: str) -> Lattice:
         """The same lattice with all x and y coordinates multiplied."""
@@ -88,52 +97,15 @@ class Lattice:
         origin, a, b = (
             (float(v[0]), float(v[1])) for v in (np.array(p) * factor for p in (self.origin, self.a, self.b))
         )
-        return Lattice(origin, a, b, self.b_fraction, self.zone, units)
+        return Lattice(origin, a, b, self.motif, units)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able numbers."""
         return {
             "origin": list(self.origin), "a": list(self.a), "b": list(self.b), "units": self.units,
-            "b_fraction": list(self.b_fraction), "zone": self.zone, "lattice_parameter": self.lattice_parameter,
+            "b_fraction": list(self.b_fraction), "zone": self.zone, "sites": [list(site) for site in self.motif.sites],
+            "lattice_parameter": self.lattice_parameter,
         }  # fmt: skip
-
-
-def flattened(values: Floats, sigma: float) -> Floats:
-    """Image without its slow background, NaN where the image has none.
-
-    Parameters
-    ----------
-    values : (ny, nx) array
-        NaN marks pixels without data.
-    sigma : float
-        Standard deviation of the (nearly Gaussian) blur that defines "slow", px.
-    """
-    valid = np.isfinite(values)
-    norm = _blurred(valid.astype(float), sigma)
-    slow = _blurred(np.where(valid, values, 0.0), sigma)
-    return np.where(valid, values - slow / np.maximum(norm, 1e-12), np.nan)
-
-
-def _blurred(values: Floats, sigma: float) -> Floats:
-    # Three boxes make a Gaussian to 3 %, at a cost that does not grow with its width.
-    size = 2 * max(1, round(sigma)) + 1
-    for _ in range(3):
-        values = ndimage.uniform_filter(values, size, mode="reflect")
-    return values
-
-
-def busiest_patch(flat: Floats, size: int) -> tuple[slice, slice]:
-    """The window of at most size × size px with the most contrast, so that vacuum is left out."""
-    if max(flat.shape) <= size:
-        return slice(None), slice(None)
-    filled = np.nan_to_num(flat) ** 2
-    table = np.pad(filled.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    height, width = min(size, flat.shape[0]), min(size, flat.shape[1])
-    energy = (
-        table[height:, width:] - table[:-height, width:] - table[height:, :-width] + table[:-height, :-width]
-    )
-    row, column = np.unravel_index(np.argmax(energy), energy.shape)
-    return slice(int(row), int(row) + height), slice(int(column), int(column) + width)
 
 
 def find_periods(values: Floats) -> Floats:
@@ -157,20 +129,27 @@ def find_periods(values: Floats) -> Floats:
     ImageError
         The image shows no two-dimensional lattice.
     """
-    flat = flattened(values, min(values.shape) / 8)
-    # Outliers (hot pixels, dirt) would put a white floor under every spot.
-    limit = 6 * np.nanstd(flat)
-    patch = np.clip(flat, -limit, limit)[busiest_patch(flat, _PATCH)]
-    spots, power, resolution = _spots(patch)
-    if len(power) < 2:
-        raise ImageError("image: shows no lattice (no Fourier spots); give an atomically resolved image.")
-    basis = _basis(spots, power, resolution)
-    if basis is None:
+    best: tuple[float, Floats | None] = (0.0, None)
+    most = 0
+    for size in dict.fromkeys(min(size, max(values.shape)) for size in _PATCHES):
+        for place in patches(values, size, _PLACES):
+            spots, power, resolution = _spots(
+                flattened(despiked(values[place]), min(size, *values.shape) / 8)
+            )
+            most = max(most, len(power))
+            score, basis = _basis(spots, power, resolution)
+            if basis is not None and score > best[0]:
+                best = score, basis
+            if best[0] > _GOOD:
+                break
+        if best[0] > _GOOD:
+            break
+    if best[1] is None or best[0] < _ENOUGH:
+        seen = f"{most} Fourier spots fit no common basis" if most > 1 else "no Fourier spots"
         raise ImageError(
-            f"image: shows no two-dimensional lattice ({len(power)} Fourier spots fit no common basis); "
-            "give an atomically resolved image along a zone axis."
+            f"image: shows no lattice in two dimensions ({seen}); give an atomically resolved image along a zone axis."
         )
-    return reduced(np.linalg.inv(basis).T)
+    return reduced(np.linalg.inv(best[1]).T)
 
 
 def reduced(vectors: NDArray[Any]) -> Floats:
@@ -192,11 +171,18 @@ def reduced(vectors: NDArray[Any]) -> Floats:
 def _spots(patch: Floats) -> tuple[Floats, Floats, float]:
     ny, nx = patch.shape
     valid = np.isfinite(patch)
+    # What spikes and dirt are left would put a white floor under every spot.
+    limit = 6 * np.nanstd(patch)
+    patch = np.clip(patch, -limit, limit)
     # The taper follows the data's own border, wherever NaN puts it.
-    depth = ndimage.distance_transform_edt(np.pad(valid, 1))[1:-1, 1:-1]
+    if valid.all():
+        rows, columns = (np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)) for n in (ny, nx))
+        depth = np.minimum(rows[:, None], columns)
+    else:
+        depth = ndimage.distance_transform_edt(np.pad(valid, 1))[1:-1, 1:-1]
     taper = np.sin(0.5 * np.pi * np.clip(depth / depth.max(), 0, 1)) ** 2
     data = np.where(valid, patch, 0.0)
-    data = (data - (data * taper).sum() / taper.sum()) * taper
+    data = ((data - (data * taper).sum() / taper.sum()) * taper).astype(np.float32)
     shape = (fft.next_fast_len(2 * ny), fft.next_fast_len(2 * nx))
     amplitude = np.abs(fft.rfft2(data, shape))
     ky, kx = np.meshgrid(np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1]), indexing="ij")
@@ -205,7 +191,7 @@ def _spots(patch: Floats) -> tuple[Floats, Floats, float]:
     ring = np.rint(k / (4 * resolution)).astype(int)
     # The floor of every spot is the median of its own ring: noise is never white over the whole plane.
     rings = np.arange(ring.max() + 1)
-    floor = np.asarray(ndimage.median(amplitude[::2, ::2], ring[::2, ::2], rings))[ring]
+    floor = np.asarray(ndimage.median(amplitude[::3, ::3], ring[::3, ::3], rings))[ring]
     window = (5, 5)
     peak = amplitude == ndimage.maximum_filter(amplitude, window, mode=("wrap", "nearest"))
     peak &= (k > 2.2 * resolution) & (k < 0.5) & ~((kx == 0) & (ky < 0))
@@ -234,8 +220,8 @@ def _vertex(before: float, here: float, after: float) -> float:
     return float(0.5 * (before - after) / curvature) if curvature < 0 else 0.0
 
 
-def _basis(spots: Floats, power: Floats, resolution: float) -> Floats | None:
-    """Coarsest reciprocal lattice that indexes (nearly) all the power in the spots."""
+def _basis(spots: Floats, power: Floats, resolution: float) -> tuple[float, Floats | None]:
+    """Share of the spots' power that a reciprocal lattice indexes, and the coarsest that indexes (nearly) as much."""
     found: list[tuple[float, float, Floats]] = []
     for i, j in combinations(range(len(spots)), 2):
         pair = np.array([spots[i], spots[j]])
@@ -251,13 +237,11 @@ def _basis(spots: Floats, power: Floats, resolution: float) -> Floats | None:
         chance = np.clip(np.pi * tolerance**2 / area, 0, 1)
         found.append((float(power[hit] @ (1 - chance[hit])) / float(power.sum()), float(area), pair))
     if not found:
-        return None
+        return 0.0, None
     best = max(score for score, _, _ in found)
-    if best < 0.6:
-        return None
     _, _, pair = max((entry for entry in found if entry[0] > 0.9 * best), key=lambda entry: entry[1])
     index = np.rint(spots @ np.linalg.inv(pair))
     hit = np.hypot(*(spots - index @ pair).T) < 0.5 * resolution + 0.02 * np.hypot(*spots.T)
     weight = np.sqrt(power[hit])[:, None]
     refined, *_ = np.linalg.lstsq(index[hit] * weight, spots[hit] * weight, rcond=None)
-    return refined
+    return best, refined

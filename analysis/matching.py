@@ -14,8 +14,9 @@ from .calibration import pixel_sizes
 from .cells import whole_cells
 from .columns import FittedColumns
 from .errors import ImageError
-from .lattice import B_FRACTIONS, Lattice, reduced
+from .lattice import Lattice, reduced
 from .measuring import check_spacing, fit_columns, neighbour_distance, straight_lattice, usable
+from .motif import MOTIFS, perovskites
 from .pairs import pair_moves
 from .tables import principal_axes
 
@@ -128,17 +129,18 @@ class Truth:
         ImageError
             B does not sit where the zone wants it.
         """
-        if zone not in B_FRACTIONS:
-            raise ImageError(f"zone={zone!r} is unknown; choose one of {', '.join(B_FRACTIONS)}.")
+        if zone not in MOTIFS:
+            raise ImageError(f"zone={zone!r} is unknown; choose one of {', '.join(MOTIFS)}.")
         vectors = self.lattice
-        fractions = B_FRACTIONS[zone]
+        motifs = perovskites(zone)
+        fractions = [motif.fractions[motif.centre] for motif in motifs]
         a, b = self.position[self.is_a], self.position[~self.is_a]
         misfit = []
         for fraction in fractions:
-            gap = b[:, None] - (a[None] + np.array(fraction) @ vectors)
+            gap = b[:, None] - (a[None] + fraction @ vectors)
             gap -= np.rint(gap / self.period) * self.period
             misfit.append(float(np.hypot(gap[..., 0], gap[..., 1]).min(1).mean()))
-        spacing = float(np.hypot(*(np.array(fractions[int(np.argmin(misfit))]) @ vectors)))
+        spacing = float(np.hypot(*(fractions[int(np.argmin(misfit))] @ vectors)))
         if min(misfit) > 0.3 * spacing:
             raise ImageError(f"zone {zone}: the truth's B columns do not sit there; use the other zone.")
         # Of all copies, an A column near the image's middle: growth is surest from there.
@@ -146,7 +148,7 @@ class Truth:
         origin = copies[np.argmin(np.hypot(*(copies - middle).T))]
         return Lattice(
             (float(origin[0]), float(origin[1])), (float(vectors[0, 0]), float(vectors[0, 1])),
-            (float(vectors[1, 0]), float(vectors[1, 1])), fractions[int(np.argmin(misfit))], zone, "Å",
+            (float(vectors[1, 0]), float(vectors[1, 1])), motifs[int(np.argmin(misfit))], "Å",
         )  # fmt: skip
 
 
@@ -232,7 +234,7 @@ class Matcher:
         found = found.scaled(1 / self.grid.step[0], 1 / self.grid.step[1], "px")
         first = self.grid.first / self.grid.step - self._pad
         moved = float(found.origin[0] - first[0]), float(found.origin[1] - first[1])
-        return Lattice(moved, found.a, found.b, found.b_fraction, found.zone)
+        return Lattice(moved, found.a, found.b, found.motif)
 
     def _extended(self, images: Floats) -> Floats:
         (x, y) = self._pad

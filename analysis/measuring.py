@@ -18,6 +18,7 @@ from .folding import find_sublattices
 from .growth import grow
 from .guesses import COVERED
 from .lattice import Lattice, find_periods
+from .motif import Motif
 from .noise import WEIGHTS
 from .tables import COVARIANCE_NOTE, SIGN_CONVENTION, column_table, flag_counts
 
@@ -68,6 +69,7 @@ def measure(
     weights: str = "auto",
     estimator: str = "gaussian",
     lattice: Lattice | None = None,
+    motif: Motif | None = None,
 ) -> Measurement:
     """Fit all columns of a perovskite image and measure the polar displacement of every cell.
 
@@ -97,6 +99,8 @@ def measure(
         average column of its kind; the last two after neighbours and background are taken away by the fit.
     lattice : Lattice, optional
         Skip the search and start from this lattice, in the image's coordinates. What it calls A is A.
+    motif : Motif, optional
+        The columns of one cell, of a crystal that is no perovskite.
 
     Returns
     -------
@@ -123,14 +127,16 @@ def measure(
         )
     values = usable(image.values)
     if lattice is None:
-        found = find_sublattices(values, find_periods(values), zone)
+        found = find_sublattices(values, find_periods(values), zone, motif)
     else:
         found = _in_pixels(lattice, image, step)
     near = neighbour_distance(found)
+    if a_site == "dark" and motif is not None:
+        raise ImageError("a_site='dark' has no meaning with a motif; exchange its sites A and B.")
     if a_site == "dark" and lattice is None:
         found = _swapped(found)
     fitted = fit_columns(values, found, near, window, weights)
-    if lattice is None and _brighter_b(fitted) != (a_site == "dark"):
+    if lattice is None and motif is None and _brighter_b(fitted) != (a_site == "dark"):
         # A narrow column can stand out as the higher one before both are fitted.
         found = _swapped(found)
         fitted = fit_columns(values, found, near, window, weights)
@@ -270,7 +276,7 @@ def _in_pixels(lattice: Lattice, image: xr.DataArray, step: tuple[float, float])
     start = float(image["x"][0]), float(image["y"][0])
     moved = Lattice(
         (lattice.origin[0] - start[0], lattice.origin[1] - start[1]),
-        lattice.a, lattice.b, lattice.b_fraction, lattice.zone, lattice.units,
+        lattice.a, lattice.b, lattice.motif, lattice.units,
     )  # fmt: skip
     return moved.scaled(1 / step[0], 1 / step[1], "px")
 
@@ -283,9 +289,7 @@ def _brighter_b(fitted: FittedColumns) -> bool:
 
 def _swapped(lattice: Lattice) -> Lattice:
     origin = np.array(lattice.origin) + np.array(lattice.b_fraction) @ lattice.vectors
-    return Lattice(
-        (float(origin[0]), float(origin[1])), lattice.a, lattice.b, lattice.b_fraction, lattice.zone
-    )
+    return Lattice((float(origin[0]), float(origin[1])), lattice.a, lattice.b, lattice.motif)
 
 
 def _measurement(
@@ -325,7 +329,7 @@ def _measurement(
     cells["centre"] = (cells["centre"] + np.array(start)).assign_attrs(cells["centre"].attrs)
     final = straight.scaled(size[0], size[1], "Å")
     moved = (final.origin[0] + start[0], final.origin[1] + start[1])
-    final = Lattice(moved, final.a, final.b, final.b_fraction, final.zone, "Å")
+    final = Lattice(moved, final.a, final.b, final.motif, "Å")
     good = fitted.flag == 0
     amplitude = fitted.fit.parameters[:, 0]
     kinds = [amplitude[good & kind] for kind in (fitted.is_a, ~fitted.is_a)]
@@ -368,7 +372,7 @@ def straight_lattice(fitted: FittedColumns, found: Lattice) -> tuple[Lattice, fl
     solution, *_ = np.linalg.lstsq(design, position, rcond=None)
     rest = position - design @ solution
     origin, a, b = ((float(row[0]), float(row[1])) for row in solution)
-    return Lattice(origin, a, b, found.b_fraction, found.zone), float(np.sqrt((rest**2).sum(1).mean()))
+    return Lattice(origin, a, b, found.motif), float(np.sqrt((rest**2).sum(1).mean()))
 
 
 def _median(values: Floats) -> float | None:
