@@ -211,10 +211,10 @@ def _settled(values: Floats, grown: Grown, position: Floats, radius: float) -> F
     around = Table(grown.index)(grown.index[~whole][:, None] + STEPS)
     good = (around >= 0) & whole[around]
     guess = position[around] - np.einsum("sk,nskc->nsc", STEPS, grown.basis[around])
-    weight = good.sum(1)
-    mean = (guess * good[..., None]).sum(1) / np.maximum(weight, 1)[:, None]
+    cut = np.flatnonzero(~whole)[good.any(1)]
+    # The median, as neighbours across an interface may expect it elsewhere.
     settled = position.copy()
-    settled[~whole] = np.where(weight[:, None] > 0, mean, position[~whole])
+    settled[cut] = np.nanmedian(np.where(good[..., None], guess, np.nan)[good.any(1)], 1)
     return settled
 
 
@@ -235,11 +235,11 @@ def _between(shell: _Shell, lattice: Lattice, site: int) -> tuple[Ints, Floats, 
     fraction = lattice.motif.fractions[site]
     cells = np.unique((shell.index[:, None] - offsets).reshape(-1, 2), axis=0)
     row = Table(shell.index)(cells[:, None] + offsets)
-    known = (row >= 0) & shell.known[row]
+    known: NDArray[np.bool_] = (row >= 0) & shell.known[row]
     steps = fraction - offsets
     guess = shell.position[row] + np.einsum("sk,nskc->nsc", steps, shell.basis[row])
     near = lattice.neighbour_distance
-    usable = np.where(known.any(1)[:, None], known, row >= 0)
+    usable = np.where(np.any(known, axis=1)[:, None], known, row >= 0)
     apart = np.hypot(*np.moveaxis(guess[:, :, None] - guess[:, None], -1, 0))
     alike = (apart < _DISAGREE * near) & usable[:, :, None] & usable[:, None]
     weight = alike[np.arange(len(cells)), alike.sum(2).argmax(1)][..., None].astype(float)

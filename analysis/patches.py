@@ -75,7 +75,7 @@ def flattened(values: Floats, sigma: float) -> Floats:
 
 
 def patches(values: Floats, size: int, count: int) -> list[Patch]:
-    """Windows of at most size × size px with much contrast, hardly overlapping, the busiest first.
+    """Windows of at most size × size px with much contrast, each half a window or more from the others, the busiest first.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def patches(values: Floats, size: int, count: int) -> list[Patch]:
             break
         y, x = min(int(row) * tile, ny - size_y), min(int(column) * tile, nx - size_x)
         chosen.append((slice(y, y + size_y), slice(x, x + size_x)))
-        far = [max(1, (3 * n) // 4) for n in reach]
+        far = [max(1, n // 2) for n in reach]
         energy[max(0, row - far[0]) : row + far[0] + 1, max(0, column - far[1]) : column + far[1] + 1] = 0
     return chosen
 

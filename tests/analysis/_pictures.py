@@ -114,7 +114,7 @@ def drawn(shape, places, amplitude=AMPLITUDE, sigma=SIGMA):
     inside = []
     for where, height, width in zip(places, amplitude, sigma, strict=True):
         image += render(shape, where, height, width, 0.0)
-        inside.append(where[((where > -0.5) & (where < np.array(shape[::-1]) - 0.5)).all(1)])
+        inside.append(where[((where > -3) & (where < np.array(shape[::-1]) + 2)).all(1)])
     return Picture(image, tuple(inside))
 
 
