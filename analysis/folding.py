@@ -174,20 +174,13 @@ def _fits(folded: _Folded, option: Candidate, *, told_apart: bool) -> list[_Fit]
         centred = np.roll(mean, (-top).tolist(), (0, 1))
         found = [_column(centred, p, apart, near) for p in place]
         height = np.array([rise for _, rise in found])
-        fault = (
-            ""
-            if _repeats(folded, lattice.shifts(len(mean)) + top)
-            else _unseen(option, 1, height, told_apart)
-        )
-        least = max(_FAINTEST * height[0], _SIGNIFICANT * error)
-        faint = [k for k, (spot, rise) in enumerate(found) if spot is None or rise < least]
         where = np.array([p if spot is None else spot for p, (spot, _) in zip(place, found, strict=True)])
-        if faint:
-            fault = _unseen(option, faint[0], height, told_apart)
-        elif told_apart and height[0] - height[1] < max(
-            _SIGNIFICANT * error * np.sqrt(2), _ALIKE * height.sum()
-        ):
-            fault = _unseen(option, 1, height, told_apart)
+        least = max(_FAINTEST * height[0], _SIGNIFICANT * error)
+        unseen = [k for k, (spot, rise) in enumerate(found) if spot is None or rise < least]
+        alike = height[0] - height[1] < max(_SIGNIFICANT * error * np.sqrt(2), _ALIKE * height.sum())
+        if (told_apart and alike) or not _repeats(folded, lattice.shifts(len(mean)) + top):
+            unseen.append(1)
+        fault = _unseen(option, unseen[0], height, told_apart) if unseen else ""
         fits.append(_Fit(option, top, where, height, fault))
     return fits
 

@@ -26,7 +26,6 @@ _LOOSE = 0.3  # of the A-B distance: a maximum farther from where a column is ex
 _TIGHT = (0.08, 0.2)  # of the same: bounds of what counts as a sure step
 _SPREAD = 3.5  # times the median miss: the same
 _BLOCK = 7  # columns of nine
-_DARK = 0.65  # of the usual depth between columns: what is less deep is no crystal
 _STIFF = 2.0  # neighbours' worth of trust in the basis that a column inherits
 _ONE_BY_ONE = 100  # doubtful steps; after so many, a tenth at a time: much is doubtful
 _AGREE = (
@@ -229,7 +228,7 @@ class _State:
 def _agreeing(maxima: Maxima, grown: Grown, usual: float | None) -> Grown:
     """The largest connected piece of columns that are where their neighbours expect them.
 
-    Speckle of something amorphous lets growth go on, but not in step, nor with darkness between the columns.
+    Speckle of something amorphous lets growth go on, but not in step.
     """
     if len(grown.row) < 4:
         return grown
@@ -242,9 +241,8 @@ def _agreeing(maxima: Maxima, grown: Grown, usual: float | None) -> Grown:
     grown = replace(grown, miss=middle)
     most = np.clip(3 * (middle if usual is None else usual) / maxima.near, *_AGREE)
     good = (around >= 0) & (miss < most * maxima.near)
-    ordered = _ordered(maxima, grown, around)
-    passed = ordered & (good.sum(1) >= _SUPPORT[0])
-    passed = ordered & ((good & passed[around]).sum(1) >= _SUPPORT[1])
+    passed = good.sum(1) >= _SUPPORT[0]
+    passed = (good & passed[around]).sum(1) >= _SUPPORT[1]
     if not passed.any():
         return grown.kept(passed)
     solid = passed.copy()
@@ -270,14 +268,3 @@ def in_blocks(maxima: Maxima, grown: Grown) -> NDArray[np.bool_]:
     block = np.ones((3, 3), int)
     full = ndimage.convolve(found.astype(int), block, mode="constant") >= _BLOCK
     return np.asarray(ndimage.binary_dilation(full, block)[tuple((grown.index - table.low).T)])
-
-
-def _ordered(maxima: Maxima, grown: Grown, around: Ints) -> NDArray[np.bool_]:
-    """Whether the places farthest from all columns are as dark, with a column's neighbours, as elsewhere."""
-    steps = np.einsum("sk,nkc->nsc", maxima.hollows, grown.basis)
-    position, height = maxima.position[grown.row], maxima.height[grown.row]
-    dark = maxima.sampled(maxima.relief, position[:, None] + steps).mean(1)
-    depth = np.concatenate([1 - dark / height, [np.nan]])
-    # Row −1 is the NaN appended.
-    local = np.nanmedian(np.column_stack([depth[around], depth[:-1]]), 1)
-    return np.asarray(local > _DARK * np.median(local))

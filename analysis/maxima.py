@@ -37,8 +37,6 @@ class Maxima:
     smooth, relief : (my, mx) arrays
         Smoothed image, and its height above the darkest place around, `factor` times coarser.
     factor : int
-    hollows : (m, 2) array
-        Places around an A column, in units of a and b, that are farthest from all columns.
     valid : (my, mx) bool array
         Where the image has data.
     """
@@ -49,7 +47,6 @@ class Maxima:
     smooth: Floats
     relief: Floats
     factor: int
-    hollows: Floats
     valid: NDArray[np.bool_]
 
     @cached_property
@@ -105,21 +102,7 @@ def find_maxima(values: Floats, lattice: Lattice) -> Maxima:
     y = rows + _vertex(smooth, rows, columns, 0)
     x = columns + _vertex(smooth, rows, columns, 1)
     position = np.stack([x, y], 1) * factor + 0.5 * (factor - 1)
-    return Maxima(
-        position, relief[rows, columns].astype(float), near, smooth, relief, factor, _hollows(lattice), valid
-    )
-
-
-def _hollows(lattice: Lattice) -> Floats:
-    """The places around the origin, of a grid of eighths of the cell, whose nearest column is farthest."""
-    span = np.arange(-8, 8) / 8
-    grid = np.stack(np.meshgrid(span, span), -1).reshape(-1, 2)
-    cells = np.stack(np.meshgrid(np.arange(-2, 3), np.arange(-2, 3)), -1).reshape(-1, 2)
-    columns = (lattice.motif.fractions[:, None] + cells).reshape(-1, 2)
-    far = KDTree(columns @ lattice.vectors).query(grid @ lattice.vectors)[0]
-    farthest = grid[far > 0.95 * far.max()]
-    own = np.hypot(*(farthest @ lattice.vectors).T)
-    return farthest[own < 1.1 * own.min()]
+    return Maxima(position, relief[rows, columns].astype(float), near, smooth, relief, factor, valid)
 
 
 def _vertex(image: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64], axis: int) -> Floats:
