@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 # Copies of a cell in 2 × 2 periods: twice as large as one period, as large, and a half, a third, a quarter of it.
 _COPIES = (2, 4, 8, 12, 16)
-# Super-tetragonal BiFeO3 has c/a = 1.24 (Béa et al. 2009, 10.1103/PhysRevLett.102.217603); uncalibrated scans
+# Super-tetragonal BiFeO3 has c/a = 1.23 (Béa et al. 2009, 10.1103/PhysRevLett.102.217603); uncalibrated scans
 # add some percent. Seen along [101] of a tetragonal crystal the ratio is √(1 + (a/c)²), along [110] √2 c/a.
 _SQUARE = 1.32
 _OBLONG = (1.2, 1.87)
