@@ -14,15 +14,18 @@ from .lattice import Lattice
 from .loading import as_image, load, load_published_cells
 from .maps import arrow_map, polarization_map, ratio_map, strain_map, uncertainty_map
 from .measuring import Measurement, measure, summary
+from .motif import MOTIFS, Motif
 from .plots import plot_all, plot_columns, plot_polarization
 from .polar_signs import from_atomap, from_temul, to_atomap, to_temul
 from .tilts import largest_sem, tilt_response
 from .writing import save, write_dataset
 
 __all__ = [
+    "MOTIFS",
     "ImageError",
     "Lattice",
     "Measurement",
+    "Motif",
     "arrow_map",
     "as_image",
     "cloud",

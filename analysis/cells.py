@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _PM = 100.0  # pm in 1 Å
+_MARGIN = 6  # cells: motifs of sharp angles look so far for the A columns around B
 _FLOOR = 5.991  # 95 % of chi² with two degrees of freedom
 
 
@@ -161,8 +162,8 @@ def whole_cells(
 def lookup(index: Ints, select: NDArray[np.bool_]) -> Any:
     """Function from lattice nodes (n, 2) to rows of the selected columns, −1 where there is none."""
     rows = np.flatnonzero(select)
-    low = index.min(0) - 2
-    table = np.full(tuple(index.max(0) - low + 4), -1)
+    low = index.min(0) - _MARGIN
+    table = np.full(tuple(index.max(0) - low + 1 + _MARGIN), -1)
     table[tuple((index[rows] - low).T)] = rows
 
     def row_of(nodes: Ints) -> Ints:

@@ -60,6 +60,8 @@ class FittedColumns:
     flag : (n,) uint8 array
     absent : int
         Sites without a column.
+    expected : int
+        A columns that the crystal's outline should hold.
     sweeps : int
         Rounds of fitting with what neighbours showed in the round before.
     last_move : float
@@ -74,6 +76,7 @@ class FittedColumns:
     kind: Ints
     flag: NDArray[np.uint8]
     absent: int
+    expected: int
     sweeps: int
     last_move: float
     residual_correlation: float
@@ -134,7 +137,7 @@ def refine(
         run.fit()
         if run.settled and run.sweep > (_PRUNE if start is None else 0) + 1:
             break
-    return run.finished(len(np.flatnonzero(sites.inside)))
+    return run.finished(int(sites.inside.sum()), sites.expected)
 
 
 @dataclass
@@ -285,7 +288,7 @@ class _Run:
         """Whether sweeps can end."""
         return self.knowing and self.moved < self._enough
 
-    def finished(self, sites: int) -> FittedColumns:
+    def finished(self, sites: int, expected: int) -> FittedColumns:
         """Errors and flags of what the sweeps have led to."""
         total = draw(self.values.shape, self.parameters, self.setting.ghosts)
         fit, noise, correlated = assessed(
@@ -293,7 +296,7 @@ class _Run:
             self.typical if self.measuring else None,
         )  # fmt: skip
         return FittedColumns(
-            fit, self.index, self.kind, self._flags(fit), sites - len(self.kind), self.sweep, self.moved, correlated,
+            fit, self.index, self.kind, self._flags(fit), sites - len(self.kind), expected, self.sweep, self.moved, correlated,
             replace(self.setting, noise=noise),
         )  # fmt: skip
 

@@ -62,11 +62,6 @@ class Sites:
         """Which rows are A columns."""
         return self.kind == 0
 
-    @property
-    def kind(self) -> Ints:
-        """0 for A, 1 for B."""
-        return np.where(self.is_a, 0, 1)
-
 
 def grow(values: Floats, lattice: Lattice, *, radius: float, least_coverage: float) -> Sites:
     """Find the A columns one by one, then place all others between them.

@@ -277,7 +277,7 @@ class Matcher:
     def _cells(self, fitted: FittedColumns, lattice: Lattice, offset: Floats) -> Floats:
         """Apparent displacement of every unique cell, pm."""
         truth, near, position = self.truth, lattice.neighbour_distance, self._positions(fitted)
-        b_row, corners = whole_cells(fitted.index, fitted.is_a, fitted.kind == 1, lattice)
+        b_row, corners = whole_cells(fitted.index, fitted.is_a, fitted.kind == lattice.motif.centre, lattice)
         good = (fitted.flag[b_row] == 0) & (fitted.flag[corners] == 0).all(1)
         good &= self._inside(position[b_row], 0.25 * near)
         b_row, corners = b_row[good], corners[good]

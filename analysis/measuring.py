@@ -283,7 +283,7 @@ def _in_pixels(lattice: Lattice, image: xr.DataArray, step: tuple[float, float])
 
 def _brighter_b(fitted: FittedColumns) -> bool:
     amplitude, good = fitted.fit.parameters[:, 0], fitted.flag == 0
-    a, b = amplitude[fitted.is_a & good], amplitude[~fitted.is_a & good]
+    a, b = amplitude[fitted.is_a & good], amplitude[(fitted.kind == 1) & good]
     return bool(len(a) and len(b) and np.median(b) > np.median(a))
 
 
@@ -320,7 +320,7 @@ def _measurement(
         "zone": found.zone,
         "directions": "x right, y down",
     }
-    columns = column_table(fitted, ("A", "B"), size, attrs)
+    columns = column_table(fitted, found.motif.labels, size, attrs)
     cells = cell_table(columns, straight.scaled(size[0], size[1], "Å"), attrs)
     start = float(scaled["x"][0]), float(scaled["y"][0])
     for table in (columns, cells):
@@ -332,10 +332,11 @@ def _measurement(
     final = Lattice(moved, final.a, final.b, final.motif, "Å")
     good = fitted.flag == 0
     amplitude = fitted.fit.parameters[:, 0]
-    kinds = [amplitude[good & kind] for kind in (fitted.is_a, ~fitted.is_a)]
+    kinds = [amplitude[good & kind] for kind in (fitted.is_a, fitted.kind == found.motif.centre)]
     medians = [float(np.median(kind)) if len(kind) else None for kind in kinds]
     quality: dict[str, Any] = {
         "columns_flagged": flag_counts(columns["flag"].values),
+        "columns_a_expected": fitted.expected,
         "columns_absent": fitted.absent,
         "cells_flagged": flag_counts(cells["flag"].values),
         "b_over_a": medians[1] / medians[0] if medians[0] and medians[1] is not None else None,
@@ -344,7 +345,8 @@ def _measurement(
         "lattice_rms_angstrom": spread * float(np.sqrt(size[0] * size[1])),
         "neighbour_distance_px": near,
         "window_radius_px": {
-            name: _median(fitted.setting.radius[fitted.kind == n]) for n, name in enumerate(("A", "B"))
+            name: _median(fitted.setting.radius[fitted.kind == n])
+            for n, name in enumerate(found.motif.labels)
         },
         "noise": {
             "offset": fitted.setting.noise.offset,

@@ -26,8 +26,8 @@ class Motif:
     name : str
         Of the lattice, for messages and tables.
     sites : tuple of (str, float, float)
-        Label and place of every column as fractions of a and b. The first is ("A", 0, 0); the first that is
-        called "B" is the centre that d is measured for; all others are only fitted.
+        Label and place of every column as fractions of a and b. The first is ("A", 0, 0); "B" is the centre that d is
+        measured for; all others are only fitted.
     ratio : float
         |b|/|a| that is expected; used only to find the cell.
     angle : float
@@ -62,6 +62,8 @@ class Motif:
                 raise ImageError(f"{where} the fractions of site {site!r} must lie in [0, 1); reduce them.")
         if "B" not in self.labels:
             raise ImageError(f'{where} has no site "B"; name the column "B" that d is to be measured for.')
+        if len(set(self.labels)) < len(self.labels):
+            raise ImageError(f"{where} two of its sites have one label; give each its own.")
         gaps = self.fractions[:, None] - self.fractions
         gaps = np.abs(gaps - np.rint(gaps)).max(-1)
         if (gaps[np.triu_indices(len(gaps), 1)] < _SAME_PLACE).any():

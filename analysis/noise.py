@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft
 
 from .gaussians import row, window
 
@@ -207,8 +207,7 @@ def inflation(
     inverse = np.linalg.pinv(flat @ flat.T + np.diag(prior_weight), hermitian=True)
     hat = np.einsum("ab,bij->aij", inverse, jac)
     lags = autocorrelation.shape[0] // 2
-    steps = [(i - lags, j - lags) for i, j in np.ndindex(*autocorrelation.shape)]
-    pairs = _lagged(inside[None].astype(float), inside[None].astype(float), steps)
+    pairs = np.maximum(np.rint(_lagged(inside[None], inside[None], lags)), 1)
     trial = np.zeros_like(autocorrelation)
     trial[lags, lags] = 1.0
     kernel, least = trial, np.inf
@@ -216,8 +215,8 @@ def inflation(
         spread = _convolved(jac, trial) * inside
         within = hat.reshape(7, -1) @ spread.reshape(7, -1).T
         mixed = np.einsum("ab,bij->aij", within, jac)
-        taken = _lagged(hat, spread, steps) + _lagged(spread, hat, steps) - _lagged(hat, mixed, steps)
-        left = trial - (taken / np.maximum(pairs, 1)).reshape(trial.shape)
+        taken = _lagged(hat, spread, lags) + _lagged(spread, hat, lags) - _lagged(hat, mixed, lags)
+        left = trial - taken / pairs
         missing = autocorrelation - left / left[lags, lags]
         if turn == 0 and max(missing[lags, lags + 1], missing[lags + 1, lags]) < _WHITE:
             return np.ones(len(parameter))
@@ -240,12 +239,19 @@ def _physical(kernel: Floats) -> Floats:
 
 
 def _convolved(stack: Floats, kernel: Floats) -> Floats:
-    return np.stack([ndimage.convolve(part, kernel, mode="constant") for part in stack])
+    """Every plane convolved with a symmetric kernel, nothing beyond the border."""
+    shape = [fft.next_fast_len(n + kernel.shape[0]) for n in stack.shape[1:]]
+    lags = kernel.shape[0] // 2
+    whole = fft.irfft2(fft.rfft2(stack, shape) * fft.rfft2(kernel, shape), shape)
+    return whole[:, lags : lags + stack.shape[1], lags : lags + stack.shape[2]]
 
 
-def _lagged(first: Floats, second: Floats, steps: list[tuple[int, int]]) -> Floats:
-    """Sum over planes and pixels of first × second moved by each step."""
-    return np.array([(first * _shifted(second, step)).sum() for step in steps])
+def _lagged(first: NDArray, second: NDArray, lags: int) -> Floats:
+    """Sum over planes and pixels of first × second, moved against each other by up to `lags` along y and x."""
+    shape = [fft.next_fast_len(n + lags) for n in first.shape[1:]]
+    product = (fft.rfft2(first.astype(float), shape) * fft.rfft2(second.astype(float), shape).conj()).sum(0)
+    around = np.arange(-lags, lags + 1)
+    return fft.irfft2(product, shape)[np.ix_(around, around)]
 
 
 def side_by_side(autocorrelation: dict[int, Floats]) -> float:
@@ -254,29 +260,13 @@ def side_by_side(autocorrelation: dict[int, Floats]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _shifted(stack: NDArray, shift: tuple[int, int]) -> NDArray:
-    """Every (s, s) plane moved by whole pixels, zeros (False) moved in."""
-    result = np.zeros_like(stack)
-    dy, dx = shift
-    ny, nx = stack.shape[1:]
-    result[:, max(dy, 0) : ny + min(dy, 0), max(dx, 0) : nx + min(dx, 0)] = stack[
-        :, max(-dy, 0) : ny + min(-dy, 0), max(-dx, 0) : nx + min(-dx, 0)
-    ]
-    return result
-
-
 def _autocorrelation(values: Floats, seen: NDArray[np.bool_]) -> Floats:
-    lags = _LAGS
-    result = np.zeros((2 * lags + 1, 2 * lags + 1))
     square = float((values**2).sum() / max(seen.sum(), 1))
-    for dy in range(lags + 1):
-        for dx in range(-lags, lags + 1):
-            a = np.s_[:, dy:, max(dx, 0) : values.shape[2] + min(dx, 0)]
-            b = np.s_[:, : values.shape[1] - dy, max(-dx, 0) : values.shape[2] + min(-dx, 0)]
-            count = (seen[a] & seen[b]).sum()
-            rho = float((values[a] * values[b]).sum() / max(count, 1)) / square if square > 0 else 0.0
-            result[lags + dy, lags + dx] = result[lags - dy, lags - dx] = rho
-    result[lags, lags] = 1.0
+    if not square > 0:
+        return np.pad(np.ones((1, 1)), _LAGS)
+    pairs = np.maximum(np.rint(_lagged(seen, seen, _LAGS)), 1)
+    result = _lagged(values, values, _LAGS) / pairs / square
+    result[_LAGS, _LAGS] = 1.0
     return result
 
 

@@ -17,6 +17,7 @@ from .population import Prior
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_WORTH = 100  # columns, or rows of pixels: a thread for fewer costs more than it saves
 _MEMORY = 3  # earlier sweeps that the mixing learns from
 
 
@@ -96,7 +97,7 @@ def draw(shape: tuple[int, ...], parameters: Floats, ghosts: Ghosts) -> Floats:
 def in_parts(count: int, work: Callable[[int, int], None]) -> None:
     """Call ``work(first, last)`` on parts of a range, one a processor."""
     affinity = getattr(os, "sched_getaffinity", None)
-    threads = max(1, min(len(affinity(0)) if affinity else os.cpu_count() or 1, count))
+    threads = max(1, min(len(affinity(0)) if affinity else os.cpu_count() or 1, count // _WORTH))
     if threads == 1:
         if count:
             work(0, count)
