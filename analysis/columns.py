@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import population
+from .engines import COMPILED, Engine
 from .growth import Sites, coverage
 from .guesses import COVERED, carried, first_guess, ghosts_of, radii
 from .noise import assumed, measured, residuals
@@ -96,6 +98,7 @@ def refine(
     window: float | None = None,
     weights: str = "auto",
     start: FittedColumns | None = None,
+    engine: Engine = COMPILED,
 ) -> FittedColumns:
     """Fit an elliptical Gaussian on a sloping background to every site, sweeping until neighbours agree.
 
@@ -115,6 +118,8 @@ def refine(
         everywhere.
     start : FittedColumns, optional
         Of an image of the same crystal that looks much alike, on the same pixels: saves sweeps.
+    engine : Engine
+        What draws and fits in the sweeps.
 
     Returns
     -------
@@ -128,7 +133,7 @@ def refine(
     Weights follow the model of the sweep before, so that what the sweeps lead to is the maximum of the
     likelihood for that noise (iteratively reweighted least squares).
     """
-    run = _Run.begun(values, sites, near, window, weights, start)
+    run = _Run.begun(values, sites, near, window, weights, start, engine)
     for _ in range(_SWEEPS):
         if run.sweep == _PRUNE:
             run.prune()
@@ -157,6 +162,8 @@ class _Run:
     tails: Floats  # parameters as the next sweep starts from, and subtracts from neighbours
     previous: Floats
     around: Surroundings
+    engine: Engine
+    held: Any  # values, as the engine takes them
     # Columns that know from each other what to look like settle without help.
     mixing: Mixing | None = field(default_factory=Mixing)
     sweep: int = 0
@@ -173,6 +180,7 @@ class _Run:
         window: float | None,
         weights: str,
         start: FittedColumns | None,
+        engine: Engine,
     ) -> _Run:
         inside = np.flatnonzero(sites.inside)
         kind, expected = sites.kind[inside], sites.position[inside]
@@ -190,7 +198,7 @@ class _Run:
         )  # fmt: skip
         return cls(
             values, near, window, sites.index[inside], kind, expected, parameters, setting, typical, measuring,
-            parameters, parameters, Surroundings.of(expected, kind), knowing=not measuring,
+            parameters, parameters, Surroundings.of(expected, kind), engine, engine.hold(values), knowing=not measuring,
         )  # fmt: skip
 
     def there(self, parameters: Floats) -> NDArray[np.bool_]:
@@ -272,7 +280,7 @@ class _Run:
         enough = self._enough
         self.previous = self.parameters
         self.parameters, _ = sweep_all(
-            self.values, self.tails, self.tails[:, 2:4], self.kind, self.setting,
+            self.held, self.tails, self.tails[:, 2:4], self.kind, self.setting, engine=self.engine,
             steps=_STEPS[min(self.sweep, 2)], tolerance=0.3 * enough if self.error else 1e-5,
         )  # fmt: skip
         there, step = self.there(self.parameters), np.hypot(*(self.parameters - self.previous)[:, 2:4].T)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .columns import FLAG_POOR_FIT, FittedColumns
+from .engines import in_parts
 from .gaussians import window
-from .sweeps import draw, in_parts
+from .sweeps import draw
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -25,8 +25,10 @@ PARAMETERS = ("amplitude", "background", "x", "y", "p", "q", "r")
 #: Standard deviations after which a tail (4e-6 of the height) is neglected.
 SUPPORT = 5.0
 
+#: Damping at which a fit that still finds no better step has ended.
+DAMPED_OUT = 1e4
+
 _N = len(PARAMETERS)
-_DAMPED_OUT = 1e4
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -380,7 +382,7 @@ def fit(
             else:
                 damping *= 10.0
             # A step that only a huge damping would let through also means that the minimum is reached.
-            if (moved < tolerance and abs(gain) < 1e-5) or (not better and damping >= _DAMPED_OUT):
+            if (moved < tolerance and abs(gain) < 1e-5) or (not better and damping >= DAMPED_OUT):
                 converged[n] = True
                 break
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import gaussians
+from .engines import COMPILED, Engine
 from .noise import Noise
 from .population import Prior
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_WORTH = 100  # columns, or rows of pixels: a thread for fewer costs more than it saves
 _MEMORY = 3  # earlier sweeps that the mixing learns from
 
 
@@ -40,6 +37,12 @@ class Ghosts:
         """Those whose model is not gone, with the rows that are left."""
         new, stay = np.cumsum(~gone) - 1, ~gone[self.row]
         return Ghosts(new[self.row[stay]], self.offset[stay])
+
+    def below(self, parameters: Floats) -> Floats:
+        """Parameters of the fitted columns, and below them those of the ghosts."""
+        beyond = parameters[self.row]
+        beyond[:, 2:4] += self.offset
+        return np.vstack([parameters, beyond])
 
 
 @dataclass(frozen=True)
@@ -86,30 +89,12 @@ def draw(shape: tuple[int, ...], parameters: Floats, ghosts: Ghosts) -> Floats:
         Of the columns inside the image.
     ghosts : Ghosts
     """
-    beyond = parameters[ghosts.row]
-    beyond[:, 2:4] += ghosts.offset
-    everything = np.vstack([parameters, beyond])
-    total = np.zeros(shape)
-    in_parts(shape[0], lambda first, last: gaussians.render(total, everything, first, last))
-    return total
-
-
-def in_parts(count: int, work: Callable[[int, int], None]) -> None:
-    """Call ``work(first, last)`` on parts of a range, one a processor."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    threads = max(1, min(len(affinity(0)) if affinity else os.cpu_count() or 1, count // _WORTH))
-    if threads == 1:
-        if count:
-            work(0, count)
-        return
-    edges = np.linspace(0, count, threads + 1).astype(int).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, edges[:-1], edges[1:]))
+    return COMPILED.draw(shape, ghosts.below(parameters))
 
 
 def sweep_all(
-    values: Floats, parameters: Floats, centre: Floats, kind: Ints, setting: Setting, *, steps: int,
-    tolerance: float = 1e-5,
+    values: Any, parameters: Floats, centre: Floats, kind: Ints, setting: Setting, *, steps: int,
+    tolerance: float = 1e-5, engine: Engine = COMPILED,
 ) -> tuple[Floats, NDArray[np.bool_]]:  # fmt: skip
     """Fit every column once, one kind after the other: of each, the next sees where the last has put it.
 
@@ -119,6 +104,7 @@ def sweep_all(
     Parameters
     ----------
     values : (ny, nx) array
+        As `engine` holds it.
     parameters : (n, 7) array
         Start.
     centre : (n, 2) array
@@ -127,6 +113,7 @@ def sweep_all(
     setting : Setting
     steps, tolerance
         See `analysis.gaussians.fit`.
+    engine : Engine
 
     Returns
     -------
@@ -135,29 +122,14 @@ def sweep_all(
     """
     now, converged = parameters.copy(), np.zeros(len(parameters), bool)
     for each in np.unique(kind):
-        total = draw(values.shape, now, setting.ghosts)
+        total = engine.draw(values.shape, setting.ghosts.below(now))
         rows = np.flatnonzero(kind == each)
-        now[rows], converged[rows] = _fitted(
-            values, total, now[rows], centre[rows], setting.of(rows), steps, tolerance
-        )
-    return now, converged
-
-
-def _fitted(
-    values: Floats, total: Floats, start: Floats, centre: Floats, setting: Setting, steps: int, tolerance: float
-) -> tuple[Floats, NDArray[np.bool_]]:  # fmt: skip
-    result, converged = np.empty_like(start), np.zeros(len(start), bool)
-    noise, prior = setting.noise.as_array, setting.prior
-
-    def work(first: int, last: int) -> None:
-        s = slice(first, last)
-        gaussians.fit(
-            values, total, start[s], centre[s], setting.slope[s], setting.radius[s], noise, prior.mean[s],
-            prior.weight[s], setting.lower[s], setting.upper[s], steps, tolerance, result[s], converged[s],
+        s = setting.of(rows)
+        now[rows], converged[rows] = engine.fit(
+            values, total, now[rows], centre[rows], s.slope, s.radius, s.noise.as_array, s.prior.mean, s.prior.weight,
+            s.lower, s.upper, steps, tolerance,
         )  # fmt: skip
-
-    in_parts(len(start), work)
-    return result, converged
+    return now, converged
 
 
 class Mixing:

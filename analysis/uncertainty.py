@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from . import population
+from .engines import in_parts
 from .noise import Noise, correlation, inflation, measured, residuals, side_by_side
 from .precision import couple, precision
-from .sweeps import Setting, in_parts
+from .sweeps import Setting
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
