@@ -88,7 +88,9 @@ def chosen(device: str) -> Engine:
     """
     if device not in DEVICES:
         raise ImageError(f"device={device!r} is unknown; choose one of {', '.join(DEVICES)}.")
-    if device == "cpu" or (device == "auto" and sys.platform == "linux" and not any(p.exists() for p in _DRIVER)):
+    if device == "cpu" or (
+        device == "auto" and sys.platform == "linux" and not any(p.exists() for p in _DRIVER)
+    ):
         return COMPILED
     import torch  # takes a second, which machines without a GPU need not wait for
 
