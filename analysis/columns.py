@@ -212,6 +212,8 @@ class _Run:
     def prune(self) -> None:
         """Give up columns that are not there."""
         keep = np.flatnonzero(self.there(self.parameters) & self._above_noise())
+        if len(keep) == len(self.kind):
+            return
         gone = np.ones(len(self.kind), bool)
         gone[keep] = False
         self.setting = replace(self.setting.of(keep), ghosts=self.setting.ghosts.without(gone))
@@ -245,8 +247,10 @@ class _Run:
             fresh[stray, 0] *= _STRAY
             fresh[stray, 2:4] = self.expected[stray]
             self.tails = self.mixing.next(self.tails, fresh) if self.mixing and self.sweep > 1 else fresh
-            slope, self.level = population.background(self.tails, self.kind, self.around.any)
-            self.setting = replace(self.setting, slope=slope, lower=lower)
+            self.setting = replace(self.setting, lower=lower)
+            if self.mixing:
+                slope, self.level = population.background(self.tails, self.kind, self.around.any)
+                self.setting = replace(self.setting, slope=slope)
             if self.sweep <= _PRUNE:
                 radius = radii(self.tails, self.kind, self.near, self.window)
                 self.setting = replace(self.setting, radius=radius)

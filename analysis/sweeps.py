@@ -121,14 +121,23 @@ def sweep_all(
         Parameters, and which have converged.
     """
     now, converged = parameters.copy(), np.zeros(len(parameters), bool)
-    for each in np.unique(kind):
-        total = engine.draw(values.shape, setting.ghosts.below(now))
+    everywhere = np.concatenate([kind, kind[setting.ghosts.row]])
+
+    def drawn(each: int) -> Any:
+        return engine.draw(values.shape, setting.ghosts.below(now)[everywhere == each])
+
+    kinds = np.unique(kind)
+    shown = {each: drawn(each) for each in kinds}
+    for each in kinds:
+        total = sum(shown[other] for other in kinds)
         rows = np.flatnonzero(kind == each)
         s = setting.of(rows)
         now[rows], converged[rows] = engine.fit(
             values, total, now[rows], centre[rows], s.slope, s.radius, s.noise.as_array, s.prior.mean, s.prior.weight,
             s.lower, s.upper, steps, tolerance,
         )  # fmt: skip
+        if each != kinds[-1]:
+            shown[each] = drawn(each)
     return now, converged
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,6 +232,7 @@ def test_the_device_decides_who_fits(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert engines.chosen("cpu") is engines.chosen("auto") is engines.COMPILED
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(engines, "_DRIVER", (Path("/"),))
     assert engines.chosen("cpu") is engines.COMPILED
     for name in ("auto", "cuda"):
         assert engines.chosen(name).device.type == "cuda"
