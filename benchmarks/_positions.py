@@ -12,9 +12,10 @@ import xarray as xr
 import analysis
 import tiltsim
 from tiltsim.checkpoints import Checkpoints
+from tiltsim.dataset import image_extent
 from tiltsim.images import evaluate
 from tiltsim.jobs import Job
-from tiltsim.simulate import image_extent, prepare, sample
+from tiltsim.simulate import prepare, sample
 
 TILTS = (0.0, 8.0)
 

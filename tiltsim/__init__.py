@@ -1,10 +1,11 @@
 """From specimen to image at every tilt, and the study that joins all of it."""
 
 from tiltsim.conventions import TiltConvention
+from tiltsim.dataset import pair_images
 from tiltsim.errors import SettingsError
 from tiltsim.images import apply_dose, evaluate
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
-from tiltsim.simulate import pair_images, simulate
+from tiltsim.simulate import simulate
 
 __all__ = [
     "Detector",

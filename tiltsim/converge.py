@@ -34,12 +34,13 @@ from numpy.typing import NDArray
 import analysis
 from structures import Specimen
 from tiltsim.checkpoints import Checkpoints
+from tiltsim.dataset import assemble, pair_images
 from tiltsim.errors import SettingsError
 from tiltsim.jobs import Job
 from tiltsim.phonons import labels
 from tiltsim.scheduling import engine_units
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
-from tiltsim.simulate import Progress, assemble, pair_images, prepare, sample
+from tiltsim.simulate import Progress, prepare, sample
 
 Floats = NDArray[np.float64]
 

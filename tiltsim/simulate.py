@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,9 +15,8 @@ import analysis
 from structures import Specimen
 from tiltsim import estimate
 from tiltsim.checkpoints import Checkpoints
-from tiltsim.conventions import TiltConvention
+from tiltsim.dataset import Sampled, assemble, pair_images
 from tiltsim.errors import SettingsError
-from tiltsim.images import evaluate, resample
 from tiltsim.jobs import Job, combine
 from tiltsim.multislice import abtem_device, refuse_edges
 from tiltsim.phonons import configuration, labels
@@ -31,17 +27,8 @@ from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, Tilt
 
 ENGINES = ("smatrix", "multislice")
 
-#: Beyond one period, the images show this much more, Å, so that every column is seen whole with its
-#: neighbours and column finding has six cells to work with.
-_MARGIN = 16.0
-
 #: Called with the number of units done and the number expected, which grows while a target is not met.
 Progress = Callable[[int, int], None]
-
-
-def image_extent(specimens: Sequence[Specimen]) -> float:
-    """Side of the images, Å, that shows every column of every specimen whole and with its neighbours."""
-    return max(max(s.box) for s in specimens) + _MARGIN
 
 
 def distinct_names(specimens: Sequence[Specimen]) -> list[str]:
@@ -110,25 +97,6 @@ def prepare(
         for job in jobs:
             estimate.needs(job)
     return jobs
-
-
-@dataclass(frozen=True, eq=False)
-class Sampled:
-    """Images of one specimen, configuration by configuration.
-
-    Parameters
-    ----------
-    labels : list of (int, int)
-        (pair, sign) of each configuration.
-    periods : ndarray, shape (config, segment, tilt, thickness, y, x)
-        Intensities over one period, before the source's blur, float32.
-    largest_sem : float
-        Largest standard error of a fitted position, pm; NaN where it was not needed.
-    """
-
-    labels: list[tuple[int, int]]
-    periods: NDArray[np.float32]
-    largest_sem: float
 
 
 def sample(
@@ -283,129 +251,3 @@ def run_jobs(
         sampled.append(sample(job, Checkpoints(job, checkpoints), scheduler=scheduler, progress=counted))
         before += latest
     return assemble(jobs, sampled, keep_configs=keep_configs, field=field)
-
-
-def assemble(
-    jobs: Sequence[Job],
-    sampled: Sequence[Sampled],
-    *,
-    keep_configs: bool = False,
-    field: float | None = None,
-    pixel: float | None = None,
-    mean: bool = True,
-) -> xr.Dataset:
-    """The ``images`` dataset of finished jobs that share all settings but the specimen; see :func:`simulate`.
-
-    ``pixel`` (Å) overrides the numerics'; ``mean`` False leaves out the evaluated mean images.
-    """
-    first, names = jobs[0], [job.specimen.name for job in jobs]
-    microscope, tilts, numerics = first.microscope, first.tilts, first.numerics
-    extent = field or image_extent([job.specimen for job in jobs])
-    axis = np.arange(0.0, extent, pixel or numerics.pixel)
-    several = len(first.segments) > 1
-    dims = ("phase", "tilt_x", "tilt_y", "thickness", "y", "x")
-    points = tuple(np.array(tilts.points()).T)
-    angstrom, mrad = (
-        {"units": "Å"},
-        {"units": "mrad", "long_name": "direction of the beam inside the crystal"},
-    )
-    attrs = {"units": "1", "long_name": "fraction of the incident beam"}
-    data: dict[str, Any] = {
-        "thickness_actual": (
-            ("phase", "thickness"), np.array([job.plan.thicknesses for job in jobs]), angstrom,
-        ),
-        "period_x": ("phase", np.array([job.specimen.box[0] for job in jobs]), angstrom),
-        "period_y": ("phase", np.array([job.specimen.box[1] for job in jobs]), angstrom),
-        "lean": (("phase", "component"), np.array([job.specimen.lean_mrad for job in jobs]), {"units": "mrad"}),
-        "pairs": (
-            "phase", np.array([sum(sign >= 0 for _, sign in s.labels) for s in sampled]),
-            {"units": "1", "long_name": "phonon pairs used (1 for a still lattice)"},
-        ),
-        "largest_sem": (
-            "phase", np.array([s.largest_sem for s in sampled]),
-            {"units": "pm", "long_name": "largest standard error of a fitted A or B position; NaN without a target"},
-        ),
-    }  # fmt: skip
-    grid = (len(first.segments), len(jobs), len(tilts.x), len(tilts.y), len(first.plan.thicknesses))
-    if mean:
-        images = np.full((*grid, len(axis), len(axis)), np.nan, dtype=np.float32)
-        for index, (job, s) in enumerate(zip(jobs, sampled, strict=True)):
-            average = s.periods.mean(axis=0, dtype=np.float64)
-            picture = evaluate(average, job.specimen.box, axis, axis, microscope.source_fwhm)
-            images[:, index, points[0], points[1]] = picture
-        data["intensity"] = (("detector", *dims), images, attrs) if several else (dims, images[0], attrs)
-    coords: dict[str, Any] = {
-        "phase": names,
-        "tilt_x": ("tilt_x", np.array(tilts.x), mrad),
-        "tilt_y": ("tilt_y", np.array(tilts.y), mrad),
-        "thickness": ("thickness", np.array(first.plan.requested), angstrom),
-        "y": ("y", axis, {**angstrom, "long_name": "down the image, entrance surface"}),
-        "x": ("x", axis, {**angstrom, "long_name": "entrance surface"}),
-        "component": ["x", "y"],
-    }
-    if several:
-        coords["detector"] = first.segments
-    if keep_configs:
-        configs = max((s.labels for s in sampled), key=len)
-        ny, nx = (max(s.periods.shape[a] for s in sampled) for a in (-2, -1))
-        periods = np.full((len(configs), *grid, ny, nx), np.nan, dtype=np.float32)
-        for index, s in enumerate(sampled):
-            periods[: len(s.labels), :, index, points[0], points[1]] = resample(s.periods, ny, nx)
-        names_of = ("config", "detector", *dims[:4], "v", "u")
-        data["intensity_period"] = (
-            (names_of, periods, {**attrs, "comment": "one period, evenly sampled, before the source's blur"})
-            if several
-            else ((names_of[0], *names_of[2:]), periods[:, 0], attrs)
-        )
-        coords["pair"] = ("config", np.array([p for p, _ in configs]), {"units": "1"})
-        coords["sign"] = ("config", np.array([s for _, s in configs]), {"units": "1"})
-    specification = {
-        "microscope": asdict(microscope),
-        "detectors": [asdict(d) for d in first.detectors],
-        "tilts": asdict(tilts),
-        "phonons": asdict(first.phonons),
-        "numerics": asdict(numerics),
-        "engine": first.engine,
-        "specimens": {job.specimen.name: dict(job.specimen.specification) for job in jobs},
-        "plans": {job.specimen.name: asdict(job.plan) for job in jobs},
-    }
-    return xr.Dataset(
-        data,
-        coords=coords,
-        attrs={
-            "title": "simulated ADF-STEM images",
-            "tilt_convention": TiltConvention.BEAM.value,
-            "axes": "x right, y down, beam into the page",
-            "source_fwhm_angstrom": microscope.source_fwhm,
-            "specification": json.dumps(specification, ensure_ascii=False),
-            "seed": first.phonons.seed,
-            "tiltsim_version": version("tiltsim"),
-            "abtem_version": version("abtem"),
-        },
-    )
-
-
-def pair_images(images: xr.Dataset) -> xr.Dataset:
-    """``images`` with ``intensity`` resolved by phonon pair: the mean of u and −u, dims (pair, [detector,] phase, …).
-
-    Pairs are independent samples, which is what a standard error needs.
-    """
-    if "intensity_period" not in images:
-        return images
-    by_pair = images["intensity_period"].groupby("pair").mean("config", skipna=False)
-    dims = tuple(d for d in by_pair.dims if d not in ("v", "u"))
-    by_pair = by_pair.transpose(*dims, "v", "u")
-    axis_x, axis_y = images["x"].values, images["y"].values
-    result = np.empty((*by_pair.shape[:-2], len(axis_y), len(axis_x)), dtype=np.float32)
-    phase_axis, blur = dims.index("phase"), float(images.attrs["source_fwhm_angstrom"])
-    for index in range(images.sizes["phase"]):
-        box = (float(images["period_x"][index]), float(images["period_y"][index]))
-        for pair in range(by_pair.sizes["pair"]):  # one at a time: the intermediate is four times the result
-            values = np.take(by_pair.values[pair], index, axis=phase_axis - 1).astype(np.float64)
-            picture = evaluate(values, box, axis_x, axis_y, blur)
-            np.moveaxis(result[pair], phase_axis - 1, 0)[index] = picture
-    dropped = images.drop_vars(["intensity_period", "intensity", "sign", "pair"], errors="ignore")
-    attrs: Mapping[str, Any] = {"units": "1", "long_name": "fraction of the incident beam"}
-    return dropped.assign(intensity=((*dims, "y", "x"), result, dict(attrs))).assign_coords(
-        pair=("pair", by_pair["pair"].values, {"units": "1"})
-    )

@@ -15,6 +15,7 @@ import analysis
 import structures
 from tiltsim import figures
 from tiltsim.config import SpecimenRequest, Study
+from tiltsim.dataset import pair_images
 from tiltsim.errors import SettingsError
 from tiltsim.film import beside_truth, film_truth, lay_out, render
 from tiltsim.images import apply_dose
@@ -23,7 +24,7 @@ from tiltsim.networks import MODES, train_networks, train_settings
 from tiltsim.output import make_folder, write_json
 from tiltsim.progress import Reporter, Silent
 from tiltsim.report import write_report
-from tiltsim.simulate import pair_images, prepare, run_jobs
+from tiltsim.simulate import prepare, run_jobs
 from tiltsim.summary import summarise
 
 

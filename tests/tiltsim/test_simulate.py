@@ -35,6 +35,18 @@ def test_configurations_average_to_the_image_and_pairs_keep_apart(shaken):
     assert images.sizes["config"] == 2
     assert list(images.sign.values) == [1, -1]
     assert images.intensity_period.dims[0] == "config"
+    assert "before the source's blur" in images.intensity_period.attrs["comment"]
     pairs = tiltsim.pair_images(images)
     assert pairs.intensity.dims[0] == "pair"
     np.testing.assert_allclose(pairs.intensity.isel(pair=0), images.intensity, atol=1e-7)
+
+
+def test_pairs_of_several_detectors_are_those_of_each(shaken):
+    _, images = shaken
+    periods = images.intensity_period
+    halved = xr.concat([periods, periods / 2], dim="detector").transpose("config", "detector", "phase", ...)
+    pairs = tiltsim.pair_images(images.assign(intensity_period=halved)).intensity
+    alone = tiltsim.pair_images(images).intensity
+    assert pairs.dims == ("pair", "detector", *images.intensity.dims)
+    np.testing.assert_allclose(pairs.isel(detector=0), alone, atol=1e-7)
+    np.testing.assert_allclose(pairs.isel(detector=1), alone / 2, atol=1e-7)
