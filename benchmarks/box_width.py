@@ -14,6 +14,7 @@ from _positions import TILTS, difference, images_of, positions
 import structures
 import tiltsim
 from tiltsim.config import load_study
+from tiltsim.planning import repeats
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
             "machine": machine(),
             "runs": runs,
             "default_wave_vectors": {
-                f"{t:g} Å": study.numerics.repeats(specimen.box, t, study.microscope, tilts)[0]
+                f"{t:g} Å": repeats(specimen.box, t, study.microscope, tilts, study.numerics)[0]
                 for t in thicknesses
             },
             f"difference_from_{counts[-1]}": {

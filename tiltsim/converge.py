@@ -38,6 +38,7 @@ from tiltsim.dataset import assemble, pair_images
 from tiltsim.errors import SettingsError
 from tiltsim.jobs import Job
 from tiltsim.phonons import labels
+from tiltsim.planning import band_limit, repeats
 from tiltsim.scheduling import engine_units
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
 from tiltsim.simulate import Progress, prepare, sample
@@ -213,11 +214,8 @@ def _configurations(setup: Setup, number: float) -> Setup:
 
 def _repeats(setup: Setup) -> int:
     """Residual wave vectors that the setup asks for by itself, the larger number of both axes."""
-    return max(
-        setup.numerics.repeats(
-            setup.specimen.box, max(setup.thicknesses), setup.microscope, setup.tilts
-        )
-    )  # fmt: skip
+    thickest = max(setup.thicknesses)
+    return max(repeats(setup.specimen.box, thickest, setup.microscope, setup.tilts, setup.numerics))
 
 
 def _independent(one: Floats, finest: Floats, pairs: int, most: int) -> Floats:
@@ -234,7 +232,7 @@ SWEEPS: dict[str, Sweep] = {
     "band_limit": Sweep(
         "band limit / (outer + tilt)",
         _band_limit,
-        default=lambda s: round(s.numerics.angle([s.detector], s.microscope, s.tilts) / s.reach, 6),
+        default=lambda s: round(band_limit([s.detector], s.microscope, s.tilts, s.numerics) / s.reach, 6),
         values=lambda s: (1.0, 1.25, 1.5, 1.75, 2.0, 2.5),
     ),
     "slices": Sweep(

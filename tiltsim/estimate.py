@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tiltsim import readout, smatrix
+from tiltsim import planning, readout, smatrix
 from tiltsim.errors import SettingsError
 from tiltsim.jobs import Job, Unit
 from tiltsim.propagation import batch_size, scattering_matrix, torch_device
 from tiltsim.reciprocal import beams, pixels, shifts
-from tiltsim.settings import LEAST_WIDTH
 
 _GB = 1e9
 
@@ -211,15 +210,14 @@ def describe(job: Job, arrangement: Needs, units: int) -> list[str]:
     """The plan in sentences: what was chosen and why."""
     plan, box = job.plan, np.array(job.specimen.box)
     thickest = plan.thicknesses[-1]
-    cone = job.numerics.cone(thickest, job.microscope)
-    drift = job.numerics.drift(thickest, job.tilts)
+    cone, drift = planning.cone(thickest, job.microscope), planning.drift(thickest, job.tilts)
     wide = box * plan.repeats
     if job.numerics.wave_vectors is not None:
         why = "as numerics.wave_vectors asks"
     elif job.numerics.minimum_box is not None:
         why = f"numerics.minimum_box is {job.numerics.minimum_box:g} Å"
-    elif cone + drift < LEAST_WIDTH:
-        why = f"never narrower than {LEAST_WIDTH:g} Å (cone and drift of the probe: {cone + drift:.1f} Å)"
+    elif cone + drift < planning.LEAST_WIDTH:
+        why = f"never narrower than {planning.LEAST_WIDTH:g} Å (cone and drift of the probe: {cone + drift:.1f} Å)"
     else:
         why = f"at {thickest:.0f} Å the probe's cone is {cone:.1f} Å wide and drifts {drift:.1f} Å"
     lines = [

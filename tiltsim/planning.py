@@ -13,6 +13,14 @@ from tiltsim.errors import SettingsError
 from tiltsim.reciprocal import Grid
 from tiltsim.settings import Detector, Microscope, Numerics, TiltSeries
 
+#: The band limit must exceed this times (detector outer + largest tilt): multiply scattered electrons
+#: pass through higher angles on their way to the detector (measured; see docs/physics.md).
+BAND_LIMIT_FACTOR = 1.75
+
+#: Least width of the repeated box, Å: the waves are then at most 1.7 mrad apart at 200 kV, fine enough for the
+#: rims of aperture and detector (docs/physics.md).
+LEAST_WIDTH = 15.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -66,7 +74,7 @@ def plan(
     SettingsError
         If a thickness exceeds the specimen or a detector exceeds the band limit.
     """
-    angle = numerics.angle(detectors, microscope, tilts)
+    angle = band_limit(detectors, microscope, tilts, numerics)
     box = np.array(specimen.box)
     # abTEM keeps the inner two thirds of the reciprocal grid.
     sampling = (2.0 / 3.0) / (2.0 * angle * 1e-3 / microscope.wavelength)
@@ -87,13 +95,13 @@ def plan(
         raise SettingsError(
             f"thicknesses {list(thicknesses)} Å must ascend by at least one layer ({specimen.layer:.2f} Å)."
         )
-    repeats = numerics.repeats(specimen.box, max(thicknesses), microscope, tilts)
+    times = repeats(specimen.box, max(thicknesses), microscope, tilts, numerics)
     # The aperture's soft edge lets waves half a step (or half its width) beyond the cutoff through.
-    step = float(np.hypot(*(microscope.wavelength / (np.array(repeats) * box))))
+    step = float(np.hypot(*(microscope.wavelength / (np.array(times) * box))))
     radius = microscope.semiangle_cutoff * 1e-3 + max(step, microscope.edge * 1e-3) / 2
     samples = [2 * int(np.floor(2 * radius / microscope.wavelength * length)) + 1 for length in box]
     return Plan(
-        repeats,
+        times,
         (gpts[0], gpts[1]),
         (scan[0], scan[1]),
         (samples[0], samples[1]),
@@ -102,6 +110,68 @@ def plan(
         tuple(n * specimen.layer for n in layers),
         angle,
     )
+
+
+def band_limit(
+    detectors: Sequence[Detector], microscope: Microscope, tilts: TiltSeries, numerics: Numerics
+) -> float:
+    """Largest scattering angle kept, mrad: one that holds the ``detectors`` and the aperture at all ``tilts``.
+
+    Raises
+    ------
+    SettingsError
+        If a given ``numerics.band_limit`` does not hold them.
+    """
+    outer = max(d.outer + d.edge / 2 for d in detectors)
+    aperture = microscope.semiangle_cutoff + microscope.edge / 2
+    needed = max(outer, aperture) + tilts.largest
+    if numerics.band_limit is None:
+        return BAND_LIMIT_FACTOR * needed
+    if numerics.band_limit < needed:
+        name = "detector.outer" if outer >= aperture else "semiangle_cutoff"
+        raise SettingsError(
+            f"{name} {max(outer, aperture):g} mrad plus the largest tilt {tilts.largest:g} mrad lies beyond "
+            f"the band limit of {numerics.band_limit:g} mrad; raise numerics.band_limit to "
+            f"{BAND_LIMIT_FACTOR * needed:.0f} mrad or lower {name}."
+        )
+    return numerics.band_limit
+
+
+def repeats(
+    box: tuple[float, float],
+    thickness: float,
+    microscope: Microscope,
+    tilts: TiltSeries,
+    numerics: Numerics,
+) -> tuple[int, int]:
+    """How often ``box`` (Å) is repeated along x and y so that the probe does not meet its copy."""
+    if numerics.wave_vectors is not None:
+        return numerics.wave_vectors, numerics.wave_vectors
+    width = box_width(thickness, microscope, tilts, numerics)
+    nx, ny = (max(1, int(np.ceil(width / length - 1e-6))) for length in box)
+    return nx, ny
+
+
+def box_width(thickness: float, microscope: Microscope, tilts: TiltSeries, numerics: Numerics) -> float:
+    """Least width of the repeated box for a ``thickness`` in Å, Å: the probe's cone and its drift.
+
+    A tilted probe drifts together with its copies, so the drift is a margin for what is scattered out of
+    the cone, not a necessity (docs/physics.md has the measured cost of too few repeats).
+    """
+    if numerics.minimum_box is not None:
+        return numerics.minimum_box
+    return max(LEAST_WIDTH, cone(thickness, microscope) + drift(thickness, tilts))
+
+
+def cone(thickness: float, microscope: Microscope) -> float:
+    """Largest width of the probe between entrance and exit surface, Å: its cone, focused at the defocus."""
+    focus = microscope.defocus
+    return 2.0 * microscope.semiangle_cutoff * 1e-3 * max(abs(focus), abs(thickness - focus))
+
+
+def drift(thickness: float, tilts: TiltSeries) -> float:
+    """How far the largest tilt moves the beam between entrance and exit surface, Å."""
+    return float(np.tan(max(map(abs, (*tilts.x, *tilts.y))) * 1e-3)) * thickness
 
 
 def _fast_length(least: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -15,15 +15,6 @@ from tiltsim.errors import SettingsError
 
 #: Beyond 1° the drift per slice and the excitation of higher Laue zones are not treated faithfully.
 MAX_TILT_MRAD = 17.45
-
-#: The band limit must exceed this times (detector outer + largest tilt): multiply scattered electrons
-#: pass through higher angles on their way to the detector (measured; see docs/physics.md).
-BAND_LIMIT_FACTOR = 1.75
-
-
-#: Least width of the repeated box, Å: the waves are then at most 1.7 mrad apart at 200 kV, fine enough for the
-#: rims of aperture and detector (docs/physics.md).
-LEAST_WIDTH = 15.0
 
 
 def _check(name: str, value: float, low: float, high: float, unit: str, hint: str) -> None:
@@ -366,56 +357,3 @@ class Numerics:
         if self.wave_vectors is not None:
             _whole(numerics__wave_vectors=self.wave_vectors)
             _check("numerics.wave_vectors", self.wave_vectors, 1, 64, "", "leave it out for the default")
-
-    def width(self, thickness: float, microscope: Microscope, tilts: TiltSeries) -> float:
-        """Least width of the repeated box for a ``thickness`` in Å, Å: the probe's cone and its drift.
-
-        A tilted probe drifts together with its copies, so the drift is a margin for what is scattered out of
-        the cone, not a necessity (docs/physics.md has the measured cost of too few repeats).
-        """
-        if self.minimum_box is not None:
-            return self.minimum_box
-        return max(LEAST_WIDTH, self.cone(thickness, microscope) + self.drift(thickness, tilts))
-
-    @staticmethod
-    def cone(thickness: float, microscope: Microscope) -> float:
-        """Largest width of the probe between entrance and exit surface, Å: its cone, focused at the defocus."""
-        focus = microscope.defocus
-        return 2.0 * microscope.semiangle_cutoff * 1e-3 * max(abs(focus), abs(thickness - focus))
-
-    @staticmethod
-    def drift(thickness: float, tilts: TiltSeries) -> float:
-        """How far the largest tilt moves the beam between entrance and exit surface, Å."""
-        return float(np.tan(max(map(abs, (*tilts.x, *tilts.y))) * 1e-3)) * thickness
-
-    def repeats(
-        self, box: tuple[float, float], thickness: float, microscope: Microscope, tilts: TiltSeries
-    ) -> tuple[int, int]:
-        """How often ``box`` (Å) is repeated along x and y so that the probe does not meet its copy."""
-        if self.wave_vectors is not None:
-            return self.wave_vectors, self.wave_vectors
-        width = self.width(thickness, microscope, tilts)
-        nx, ny = (max(1, int(np.ceil(width / length - 1e-6))) for length in box)
-        return nx, ny
-
-    def angle(self, detectors: Sequence[Detector], microscope: Microscope, tilts: TiltSeries) -> float:
-        """Band limit in mrad that holds the ``detectors`` and the aperture at all ``tilts``.
-
-        Raises
-        ------
-        SettingsError
-            If a given ``band_limit`` does not hold them.
-        """
-        outer = max(d.outer + d.edge / 2 for d in detectors)
-        aperture = microscope.semiangle_cutoff + microscope.edge / 2
-        needed = max(outer, aperture) + tilts.largest
-        if self.band_limit is None:
-            return BAND_LIMIT_FACTOR * needed
-        if self.band_limit < needed:
-            name = "detector.outer" if outer >= aperture else "semiangle_cutoff"
-            raise SettingsError(
-                f"{name} {max(outer, aperture):g} mrad plus the largest tilt {tilts.largest:g} mrad lies beyond "
-                f"the band limit of {self.band_limit:g} mrad; raise numerics.band_limit to "
-                f"{BAND_LIMIT_FACTOR * needed:.0f} mrad or lower {name}."
-            )
-        return self.band_limit

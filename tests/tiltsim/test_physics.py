@@ -14,7 +14,7 @@ import tiltsim
 from tests.tiltsim.conftest import DETECTOR
 from tiltsim import multislice
 from tiltsim.phonons import configuration
-from tiltsim.planning import Plan, plan
+from tiltsim.planning import Plan, box_width, plan, repeats
 
 
 def layer_at(depth, box=8.0):
@@ -232,10 +232,10 @@ def test_110_projection_goes_through_the_chain():
 def test_box_grows_with_the_probe_and_its_drift():
     numerics, microscope = tiltsim.Numerics(), tiltsim.Microscope()
     on_axis, tilted = tiltsim.TiltSeries(), tiltsim.TiltSeries((0.0, 10.0))
-    assert numerics.width(50.0, microscope, on_axis) == 15.0
-    assert numerics.width(400.0, microscope, on_axis) == pytest.approx(24.0)
-    assert numerics.width(400.0, microscope, tilted) == pytest.approx(28.0, abs=0.01)
-    assert numerics.repeats((7.9, 11.9), 400.0, microscope, on_axis) == (4, 3)
+    assert box_width(50.0, microscope, on_axis, numerics) == 15.0
+    assert box_width(400.0, microscope, on_axis, numerics) == pytest.approx(24.0)
+    assert box_width(400.0, microscope, tilted, numerics) == pytest.approx(28.0, abs=0.01)
+    assert repeats((7.9, 11.9), 400.0, microscope, on_axis, numerics) == (4, 3)
 
 
 def test_plan_holds_the_band_limit(null):

@@ -11,6 +11,7 @@ import structures
 import tiltsim
 from tiltsim import estimate, smatrix
 from tiltsim.jobs import combine
+from tiltsim.planning import box_width
 from tiltsim.simulate import prepare
 
 STILL = tiltsim.FrozenPhonons(0)
@@ -356,10 +357,11 @@ def test_the_grid_holds_the_aperture_whatever_the_detector():
 
 
 def test_a_defocused_probe_gets_a_wider_box():
-    numerics, tilts = tiltsim.Numerics(), tiltsim.TiltSeries()
-    for aberrations in ({"defocus": 300.0}, {"C10": -300.0}):
-        wide = numerics.width(100.0, tiltsim.Microscope(aberrations=aberrations), tilts)
-        assert wide == pytest.approx(18.0)
-    assert numerics.width(100.0, tiltsim.Microscope(aberrations={"defocus": -300.0}), tilts) == pytest.approx(
-        24.0
-    )
+    for aberrations, width in (
+        ({"defocus": 300.0}, 18.0),
+        ({"C10": -300.0}, 18.0),
+        ({"defocus": -300.0}, 24.0),
+    ):
+        microscope = tiltsim.Microscope(aberrations=aberrations)
+        wide = box_width(100.0, microscope, tiltsim.TiltSeries(), tiltsim.Numerics())
+        assert wide == pytest.approx(width)
