@@ -431,7 +431,7 @@ def _dataset(runs: Sequence[Run], responses: Sequence[xr.Dataset]) -> xr.Dataset
     pm, one, angstrom, mrad = ({"units": unit} for unit in ("pm", "1", "Å", "mrad"))
     against = "against the finest value of the sweep"
     plans = [run.job.plan for run in runs]
-    limits = [run.job.plan.grid(run.job.specimen, run.job.microscope).limit * 1e3 for run in runs]
+    limits = [run.job.grid.limit * 1e3 for run in runs]
     data: dict[str, Any] = {
         "position": (full, positions, pm | {"long_name": "fitted minus true mean position"}),
         "change": (full, change, pm | {"long_name": f"change of position {against}"}),

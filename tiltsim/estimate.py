@@ -54,7 +54,7 @@ def needs(job: Job, workers: int | None = None) -> Needs:
     SettingsError
         If even one worker with the smallest portions does not fit.
     """
-    grid = job.plan.grid(job.specimen, job.microscope)
+    grid = job.grid
     n = max(len(beams(grid, job.microscope, job.points, q)) for q in grid.wave_vectors)
     m = max(len(pixels(grid, job.detectors, job.points, q)) for q in grid.wave_vectors)
     device = torch_device(job.device)
@@ -80,7 +80,7 @@ def _unit_memory(job: Job, n: int, m: int, passes: int, device: torch.device) ->
 
     Counted from the arrays alive at each stage, and held against the measured peak by benchmarks/tilt_cost.py.
     """
-    grid = job.plan.grid(job.specimen, job.microscope)
+    grid = job.grid
     points = job.plan.gpts[0] * job.plan.gpts[1]
     slices, planes = job.plan.exit_planes[-1] + 1, len(job.plan.exit_planes)
     segments, tilts = len(job.segments), len(job.points)
@@ -109,7 +109,7 @@ def _unit_memory(job: Job, n: int, m: int, passes: int, device: torch.device) ->
 def trial_seconds(job: Job, arrangement: Needs) -> float:
     """Seconds of one unit on one worker, from a trial of a second or two that has the machine to itself."""
     device = torch_device(job.device)
-    grid = job.plan.grid(job.specimen, job.microscope)
+    grid = job.grid
     q = (0, 0)
     start = time.perf_counter()
     transmission = smatrix.transmission_functions(job, Unit(0, 0, 0), device)
@@ -138,7 +138,7 @@ def trial_seconds(job: Job, arrangement: Needs) -> float:
 
 def _reading_seconds(job: Job, n: int, m: int, device: torch.device) -> float:
     """Seconds to read all images of a unit: that of one image, times their number."""
-    grid = job.plan.grid(job.specimen, job.microscope)
+    grid = job.grid
     step = (float(grid.angular_step[0]), float(grid.angular_step[1]))
     exits = torch.as_tensor(
         grid.vectors(pixels(grid, job.detectors, job.points, (0, 0)), (0, 0)), device=device
@@ -179,7 +179,7 @@ def forecast(jobs: Sequence[Job]) -> list[str]:
             lines += _multislice_lines(job, pairs * signs * len(job.points))
             continue
         arrangement = needs(job)
-        units = pairs * signs * len(job.plan.grid(job.specimen, job.microscope).wave_vectors)
+        units = pairs * signs * len(job.grid.wave_vectors)
         seconds = trial_seconds(job, arrangement)
         whole = seconds * units / arrangement.workers
         total += whole

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from structures import Specimen
 from tiltsim.planning import Plan
+from tiltsim.reciprocal import Grid
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
 
 #: Changes whenever the numbers in a checkpoint change for the same settings.
@@ -58,6 +59,11 @@ class Job:
     def segments(self) -> list[str]:
         """Labels of all detectors' segments, in the order of results."""
         return [label for detector in self.detectors for label in detector.labels]
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The specimen's box with the grid of its waves and its repeats."""
+        return Grid(self.specimen.box, self.plan.gpts, self.plan.repeats, self.microscope.wavelength)
 
     @cached_property
     def key(self) -> str:

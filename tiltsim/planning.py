@@ -10,7 +10,6 @@ from scipy.fft import next_fast_len
 
 from structures import Specimen
 from tiltsim.errors import SettingsError
-from tiltsim.reciprocal import Grid
 from tiltsim.settings import Detector, Microscope, Numerics, TiltSeries
 
 #: The band limit must exceed this times (detector outer + largest tilt): multiply scattered electrons
@@ -53,10 +52,6 @@ class Plan:
     requested: tuple[float, ...]
     thicknesses: tuple[float, ...]
     band_limit: float
-
-    def grid(self, specimen: Specimen, microscope: Microscope) -> Grid:
-        """The box of ``specimen`` with this grid and these repeats."""
-        return Grid(specimen.box, self.gpts, self.repeats, microscope.wavelength)
 
 
 def plan(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from tiltsim.reciprocal import Ints, beams, pixels, shifts
 
 def units(job: Job, pair: int, sign: int) -> list[Unit]:
     """The residual wave vectors of one configuration."""
-    return [Unit(pair, sign, part) for part in range(len(_grid(job).wave_vectors))]
+    return [Unit(pair, sign, part) for part in range(len(job.grid.wave_vectors))]
 
 
 def compute(job: Job, unit: Unit, passes: int = 1) -> NDArray[np.float32]:
@@ -45,7 +44,7 @@ def compute(job: Job, unit: Unit, passes: int = 1) -> NDArray[np.float32]:
     ndarray, shape (segment, tilt, thickness, y, x)
         Intensities over one period, fraction of the incident beam.
     """
-    grid, device = _grid(job), torch_device(job.device)
+    grid, device = job.grid, torch_device(job.device)
     q = grid.wave_vectors[unit.part]
     transmission = transmission_functions(job, unit, device)
     incident = beams(grid, job.microscope, job.points, q)
@@ -59,10 +58,6 @@ def compute(job: Job, unit: Unit, passes: int = 1) -> NDArray[np.float32]:
     return reader.images()
 
 
-def _grid(job: Job) -> Any:
-    return job.plan.grid(job.specimen, job.microscope)
-
-
 def transmission_functions(job: Job, unit: Unit, device: torch.device) -> Tensor:
     """Transmission functions (slices, nx, ny) of the configuration that ``unit`` sees."""
     if job.phonons.spread and unit.sign:
@@ -74,7 +69,7 @@ def _built(job: Job, pair: int, sign: int, part: int, device: torch.device) -> T
     atoms = configuration(job.specimen, job.phonons, pair, sign, part)
     single = replace(job.plan, repeats=(1, 1))
     built = potential(job.specimen, atoms, single, "cpu", job.plan.exit_planes[-1] + 1)
-    return transmissions(np.asarray(built.array), _grid(job), job.microscope.energy_keV, device)
+    return transmissions(np.asarray(built.array), job.grid, job.microscope.energy_keV, device)
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +94,7 @@ class Reader:
 
     def __init__(self, job: Job, q: tuple[int, int], incident: Ints, device: torch.device) -> None:
         self._job, self._q, self._device = job, q, device
-        self._grid = _grid(job)
+        self._grid = job.grid
         self._step = (float(self._grid.angular_step[0]), float(self._grid.angular_step[1]))
         self._half = ((job.plan.samples[0] - 1) // 2, (job.plan.samples[1] - 1) // 2)
         self._indices = torch.as_tensor(incident, device=device)

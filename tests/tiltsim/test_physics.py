@@ -14,7 +14,8 @@ import tiltsim
 from tests.tiltsim.conftest import DETECTOR
 from tiltsim import multislice
 from tiltsim.phonons import configuration
-from tiltsim.planning import Plan, box_width, plan, repeats
+from tiltsim.planning import Plan, box_width, repeats
+from tiltsim.simulate import prepare
 
 
 def layer_at(depth, box=8.0):
@@ -239,8 +240,7 @@ def test_box_grows_with_the_probe_and_its_drift():
 
 
 def test_plan_holds_the_band_limit(null):
-    microscope, tilts = tiltsim.Microscope(), tiltsim.TiltSeries.cross(8.0, 3)
-    setup = plan(null, microscope, tilts, (40.0,), [DETECTOR], tiltsim.Numerics())
-    assert setup.band_limit == pytest.approx(1.75 * 88)
-    assert setup.grid(null, microscope).limit * 1e3 >= setup.band_limit
-    assert null.box[0] * setup.repeats[0] >= 15.0
+    (job,) = prepare(null, tilts=tiltsim.TiltSeries.cross(8.0, 3), thicknesses=[40.0], detector=DETECTOR)
+    assert job.plan.band_limit == pytest.approx(1.75 * 88)
+    assert job.grid.limit * 1e3 >= job.plan.band_limit
+    assert null.box[0] * job.plan.repeats[0] >= 15.0
