@@ -15,8 +15,9 @@ import analysis
 import structures
 import tiltsim
 from tiltsim.cli_options import Device, DryRun, Out, console, print_lines
-from tiltsim.converge import GOAL_PM, QUANTITIES, SWEEPS, Run, Setup, measure_sweeps, plan_sweeps
+from tiltsim.converge import GOAL_PM, QUANTITIES, measure_sweeps
 from tiltsim.converge_figures import plot_convergence
+from tiltsim.converge_sweeps import SWEEPS, Run, Setup, plan_sweeps
 from tiltsim.errors import SettingsError
 from tiltsim.output import check_folder, complete_folder, write_json
 from tiltsim.progress import progress_bars

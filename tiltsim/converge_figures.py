@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from tiltsim.converge import GOAL_PM, QUANTITIES, SWEEPS
+from tiltsim.converge import GOAL_PM, QUANTITIES
+from tiltsim.converge_sweeps import SWEEPS
 from tiltsim.figures import SITE_COLOURS
 
 _COLOURS = {**SITE_COLOURS, "B-A": "k"}

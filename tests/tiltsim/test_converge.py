@@ -11,8 +11,9 @@ import analysis
 import structures
 import tiltsim
 from tiltsim.cli import main
-from tiltsim.converge import QUANTITIES, SWEEPS, Setup, converge
+from tiltsim.converge import QUANTITIES, converge
 from tiltsim.converge_figures import plot_convergence
+from tiltsim.converge_sweeps import SWEEPS, Setup
 
 SETTINGS = {
     "tilts": tiltsim.TiltSeries((0.0, 8.0)),
