@@ -29,9 +29,8 @@ from numpy.typing import NDArray
 from structures import Specimen
 from tiltsim.errors import SettingsError
 from tiltsim.jobs import Job
-from tiltsim.phonons import labels
 from tiltsim.planning import band_limit, repeats
-from tiltsim.scheduling import engine_units
+from tiltsim.scheduling import count_units
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
 from tiltsim.simulate import prepare
 
@@ -121,8 +120,7 @@ class Run:
     @property
     def units(self) -> int:
         """Pieces of work, as progress counts them."""
-        each = len(engine_units(self.job, 0, 1))
-        return each * len(labels(self.job.phonons, max(1, self.job.phonons.pairs)))
+        return count_units(self.job)
 
 
 def _whole(sweep: str, value: float, least: int = 1) -> int:

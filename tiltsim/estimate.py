@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from tiltsim import planning, readout, smatrix
+from tiltsim import planning, smatrix
 from tiltsim.errors import SettingsError
 from tiltsim.jobs import Job, Unit
 from tiltsim.propagation import batch_size, scattering_matrix, torch_device
-from tiltsim.reciprocal import beams, pixels, shifts
+from tiltsim.reciprocal import beams, pixels
+from tiltsim.scheduling import count_units
+from tiltsim.settings import TiltSeries
 
 _GB = 1e9
 
@@ -129,57 +131,40 @@ def trial_seconds(job: Job, arrangement: Needs) -> float:
             )
             laps.append(time.perf_counter() - start)
         per_wave_slice = min(laps[1:]) / (len(sample) * slices)
-        reading = _reading_seconds(job, len(incident), len(wanted), planes[0].device)
+        reading = _reading_seconds(job, arrangement.passes, planes[0].device)
     finally:
         torch.set_num_threads(before)
     propagating = per_wave_slice * len(incident) * (job.plan.exit_planes[-1] + 1)
     return building + arrangement.passes * propagating + reading
 
 
-def _reading_seconds(job: Job, n: int, m: int, device: torch.device) -> float:
-    """Seconds to read all images of a unit: that of one image, times their number."""
-    grid = job.grid
-    step = (float(grid.angular_step[0]), float(grid.angular_step[1]))
-    exits = torch.as_tensor(
-        grid.vectors(pixels(grid, job.detectors, job.points, (0, 0)), (0, 0)), device=device
-    )
-    waves = torch.as_tensor(
-        grid.vectors(beams(grid, job.microscope, job.points, (0, 0)), (0, 0)), device=device
-    )
-    centre = torch.as_tensor(shifts([job.points[0]], grid.wavelength)[0], device=device)
-    use = torch.nonzero(readout.aperture(waves - centre, job.microscope, step))[:, 0]
-    indices = torch.as_tensor(beams(grid, job.microscope, job.points, (0, 0)), device=device)[use]
-    half = ((job.plan.samples[0] - 1) // 2, (job.plan.samples[1] - 1) // 2)
-    amplitudes = torch.ones((m, n), dtype=torch.complex64, device=device)
-    total = 0.0
-    for detector in job.detectors:
-        weight = readout.collection(exits, centre, detector, grid.wavelength, step)[0].float()
-        rows = torch.nonzero(weight)[:, 0]
-        laps = []
-        for _ in range(2):
-            start = time.perf_counter()
-            matrix = readout.overlap(amplitudes.index_select(0, rows).index_select(1, use), weight[rows])
-            index = readout.difference_index(indices, half)
-            readout.coefficients(
-                matrix, torch.ones(len(use), dtype=torch.complex64, device=device), index, half
-            )
-            laps.append(time.perf_counter() - start)
-        total += min(laps) * detector.segments
-    return float(total * len(job.points) * len(job.plan.exit_planes))
+def _reading_seconds(job: Job, passes: int, device: torch.device) -> float:
+    """Seconds to read all images of a unit: those of one tilt, times their number."""
+    single = replace(job, tilts=TiltSeries((job.points[0][0],), (job.points[0][1],)))
+    q = (0, 0)
+    incident = beams(job.grid, job.microscope, single.points, q)
+    # As many exit waves as a portion has, from all over the detectors.
+    portion = pixels(job.grid, job.detectors, single.points, q)[::passes]
+    amplitudes = torch.ones((len(portion), len(incident)), dtype=torch.complex64, device=device)
+    planes = [amplitudes] * len(job.plan.exit_planes)
+    laps = []
+    for _ in range(2):
+        reader = smatrix.Reader(single, q, incident, device)
+        start = time.perf_counter()
+        reader.add(planes, portion)
+        laps.append(time.perf_counter() - start)
+    return min(laps) * len(job.points) * passes
 
 
 def forecast(jobs: Sequence[Job]) -> list[str]:
     """What ``jobs`` will compute, why, and the memory and time expected, line by line (``--dry-run``)."""
     lines, total = [], 0.0
     for job in jobs:
-        pairs = max(1, job.phonons.pairs)
-        most = job.phonons.max_pairs if job.phonons.target_sem_pm is not None else pairs
-        signs = 2 if job.phonons.pairs else 1
+        units = count_units(job)
         if job.engine == "multislice":
-            lines += _multislice_lines(job, pairs * signs * len(job.points))
+            lines.append(_multislice_line(job, units))
             continue
         arrangement = needs(job)
-        units = pairs * signs * len(job.grid.wave_vectors)
         seconds = trial_seconds(job, arrangement)
         whole = seconds * units / arrangement.workers
         total += whole
@@ -187,7 +172,8 @@ def forecast(jobs: Sequence[Job]) -> list[str]:
         lines.append(
             f"  expected: {seconds:.1f} s a unit, {duration(whole)} in all (from a trial on this machine)"
         )
-        if most > pairs:
+        pairs, most = job.phonons.pairs, job.phonons.max_pairs
+        if job.phonons.target_sem_pm is not None and most > pairs:
             lines.append(
                 f"  that is {pairs} phonon pairs; more are added, up to {most} ({duration(whole * most / pairs)}), until "
                 f"every A and B position is known to {job.phonons.target_sem_pm:g} pm"
@@ -197,13 +183,13 @@ def forecast(jobs: Sequence[Job]) -> list[str]:
     return lines
 
 
-def _multislice_lines(job: Job, images: int) -> list[str]:
+def _multislice_line(job: Job, images: int) -> str:
     plan = job.plan
     points = [g * r for g, r in zip(plan.gpts, plan.repeats, strict=True)]
-    return [
+    return (
         f"{job.specimen.name}: {images} multislice runs of {plan.scan[0]} × {plan.scan[1]} probes on {points[0]} × "
         f"{points[1]} points and {plan.exit_planes[-1] + 1} slices (abTEM; engine smatrix is far faster)"
-    ]
+    )
 
 
 def describe(job: Job, arrangement: Needs, units: int) -> list[str]:
@@ -220,7 +206,7 @@ def describe(job: Job, arrangement: Needs, units: int) -> list[str]:
         why = f"never narrower than {planning.LEAST_WIDTH:g} Å (cone and drift of the probe: {cone + drift:.1f} Å)"
     else:
         why = f"at {thickest:.0f} Å the probe's cone is {cone:.1f} Å wide and drifts {drift:.1f} Å"
-    lines = [
+    return [
         f"{job.specimen.name}: period {box[0]:.2f} × {box[1]:.2f} Å, {len(job.specimen.atoms)} atoms",
         f"  {plan.repeats[0]} × {plan.repeats[1]} residual wave vectors (box {wide[0]:.1f} × {wide[1]:.1f} Å): {why}",
         f"  grid {plan.gpts[0]} × {plan.gpts[1]}, band limit {plan.band_limit:.0f} mrad, "
@@ -231,7 +217,6 @@ def describe(job: Job, arrangement: Needs, units: int) -> list[str]:
         f"{'propagation' if arrangement.passes == 1 else 'propagations'} each; memory "
         f"{arrangement.memory_GB:.2f} of {job.numerics.memory_GB:g} GB",
     ]
-    return lines
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from tiltsim import multislice, smatrix
 from tiltsim.checkpoints import Checkpoints
 from tiltsim.errors import SettingsError
 from tiltsim.jobs import Job, Unit
+from tiltsim.phonons import labels
 
 #: Called with the number of units that have just been finished.
 Done = Callable[[int], None]
@@ -27,6 +28,11 @@ Done = Callable[[int], None]
 def engine_units(job: Job, pair: int, sign: int) -> list[Unit]:
     """The units of one phonon configuration, in the order in which they are combined."""
     return (smatrix if job.engine == "smatrix" else multislice).units(job, pair, sign)
+
+
+def count_units(job: Job) -> int:
+    """Units of all configurations of ``job``; with a target, of those that it begins with."""
+    return sum(len(engine_units(job, *label)) for label in labels(job.phonons, job.phonons.pairs))
 
 
 def compute_unit(job: Job, unit: Unit, passes: int, threads: int) -> NDArray[np.float32]:
