@@ -97,7 +97,7 @@ def configuration(specimen: Specimen, phonons: FrozenPhonons, pair: int, sign: i
 
 
 def _generator(seed: int, number: int, stream: int, part: int) -> np.random.Generator:
-    """Random numbers of ``stream`` for pair (or round) ``number``; the first ones are those of (seed, number)."""
+    """Random numbers of ``stream`` for pair ``number``; displacements of part 0 are those of (seed, number) alone."""
     # A spawn key is hashed after the padded entropy, so no (seed, number, key) meets another of the same seed.
     key = (stream, part) if (stream, part) != (_DISPLACE, 0) else ()
     return np.random.default_rng(np.random.SeedSequence((seed, number), spawn_key=key))
