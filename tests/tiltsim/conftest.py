@@ -1,9 +1,12 @@
 """Small real simulations, run once a session."""
 
+import sys
+
 import pytest
 
 import structures
 import tiltsim
+from tiltsim.cli import main
 
 #: Detector small enough for seconds, at the full band limit factor.
 DETECTOR = tiltsim.Detector(65.0, 80.0)
@@ -40,3 +43,20 @@ def shaken():
         keep_configs=True,
     )
     return specimen, images
+
+
+@pytest.fixture
+def tiltsim_command(monkeypatch, capsys):
+    """Run ``tiltsim`` with arguments; returns (exit code, what it printed)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tiltsim", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run

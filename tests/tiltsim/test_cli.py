@@ -2,30 +2,10 @@
 
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
 import xarray as xr
-
-from tiltsim.cli import main
-
-
-@pytest.fixture
-def tiltsim_command(monkeypatch, capsys):
-    """Run ``tiltsim`` with arguments; returns (exit code, what it printed)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tiltsim", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
 
 
 def lattice_image(n=160, cell=20.0, d=(2.0, -0.7)):

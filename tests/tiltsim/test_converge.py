@@ -1,7 +1,6 @@
 """What is varied, what is compared, and that the default is finer than it need be."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import xarray as xr
 import analysis
 import structures
 import tiltsim
-from tiltsim.cli import main
 from tiltsim.converge import QUANTITIES, converge
 from tiltsim.converge_figures import plot_convergence
 from tiltsim.converge_sweeps import SWEEPS, Setup
@@ -166,18 +164,15 @@ def test_mistakes_are_one_sentence_that_names_the_fix(null, sweeps, pairs, names
     assert "\n" not in message
 
 
-def test_the_verb_writes_everything_and_goes_on_from_its_checkpoints(null, tmp_path, monkeypatch, capsys):
+def test_the_verb_writes_everything_and_goes_on_from_its_checkpoints(null, tmp_path, tiltsim_command):
     structures.write(null, tmp_path / "null.xyz")
     out = tmp_path / "out"
-    arguments = [
-        "tiltsim", "converge", str(tmp_path / "null.xyz"), "--out", str(out), "--thicknesses", "12,24",
-        "--inner", "60", "--outer", "80", "--sweep", "configurations", "--pairs", "2",
-    ]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 0
-    printed = capsys.readouterr().err
+    arguments = (
+        "converge", tmp_path / "null.xyz", "--out", out, "--thicknesses", "12,24",
+        "--inner", 60, "--outer", 80, "--sweep", "configurations", "--pairs", 2,
+    )  # fmt: skip
+    code, printed = tiltsim_command(*arguments)
+    assert code == 0, printed
     assert "configurations" in printed
     assert "reference" in printed
     kept = sorted((out / ".work").rglob("*.npy"))
@@ -187,6 +182,5 @@ def test_the_verb_writes_everything_and_goes_on_from_its_checkpoints(null, tmp_p
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["default"]["configurations"]["rms_pm"]) == set(QUANTITIES)
     before = [path.stat().st_mtime_ns for path in kept]
-    with pytest.raises(SystemExit):
-        main()
+    assert tiltsim_command(*arguments)[0] == 0
     assert [path.stat().st_mtime_ns for path in kept] == before

@@ -24,7 +24,6 @@ import analysis
 import structures
 import tiltsim
 from tiltsim.checkpoints import Checkpoints
-from tiltsim.cli import main
 from tiltsim.errors import SettingsError
 from tiltsim.scheduling import engine_units
 from tiltsim.simulate import prepare
@@ -328,23 +327,15 @@ def test_a_full_disk_stops_at_once_and_keeps_what_is_finished(whole, tmp_path):
 
 
 @pytest.fixture
-def simulate_command(monkeypatch, capsys, tmp_path):
+def simulate_command(tiltsim_command, tmp_path):
     """Run ``tiltsim simulate`` on a thin film; returns (exit code, what it printed)."""
     structures.write(film(), tmp_path / "film.xyz")
 
     def command(out, *options):
-        arguments = (
+        return tiltsim_command(
             "simulate", tmp_path / "film.xyz", "--out", out, "--thicknesses", 24, "--layout", "cross",
             "--steps", 3, "--outer", 80, *options,
         )  # fmt: skip
-        monkeypatch.setattr(sys, "argv", ["tiltsim", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
 
     return command
 
