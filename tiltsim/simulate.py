@@ -111,7 +111,7 @@ def sample(
     if job.engine == "smatrix":
         arrangement = estimate.needs(job)
         workers, passes = arrangement.workers, arrangement.passes
-    phonons, pairs = job.phonons, max(1, job.phonons.pairs)
+    phonons, pairs = job.phonons, job.phonons.pairs
     periods: dict[tuple[int, int], NDArray[np.float32]] = {}
     finished, sem = 0, float("nan")
 
