@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tiltsim.cli_options import (
     DatasetName,
+    Device,
     Lattice,
     Out,
     PixelSize,
@@ -39,6 +40,14 @@ def measure(
     zone: Zone = "auto",
     dataset: DatasetName = None,
     radius: Annotated[float, typer.Option(help="Radius of the colour wheel, pm.")] = 50.0,
+    weights: Annotated[
+        str, typer.Option(help="Of pixels: auto (the noise measured in the image), poisson or uniform.")
+    ] = "auto",
+    estimator: Annotated[
+        str, typer.Option(help="Of positions: gaussian, mass (centre of mass) or template (average column).")
+    ] = "gaussian",
+    figures: Annotated[str, typer.Option(help="page, or all: every map, cloud and histogram.")] = "page",
+    device: Device = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="Images measured at the same time.")] = 1,
     force: Annotated[
         bool, typer.Option("--force", help="Of many: also those measured before with the same options.")
@@ -53,7 +62,9 @@ def measure(
     Examples: tiltsim measure film.dm4 --lattice-parameter 3.96 --out out/film;
     tiltsim measure session/ --lattice-parameter 3.96 --jobs 2 --out out/session
     """
-    options = MeasureOptions(pixel_size, lattice_parameter, anisotropic, zone, dataset, radius)
+    options = MeasureOptions(
+        pixel_size, lattice_parameter, anisotropic, zone, dataset, radius, weights, estimator, figures, device
+    )
     if len(images) == 1 and not images[0].is_dir():
         with console.status("fitting columns"):
             summary = measure_into(images[0], out, options)
@@ -96,6 +107,6 @@ def _print_one(summary: dict[str, Any], out: Path) -> None:
     console.print(table)
     if summary["quality"]["residual_correlation"] > 0.4:
         console.print(
-            "neighbouring pixels are correlated (filtered or oversampled image): fit errors are too small, "
-            "trust the spread"
+            "neighbouring pixels are correlated (filtered image, or columns that are no Gaussians): fit errors are "
+            "widened for it, but compare them with the spread"
         )

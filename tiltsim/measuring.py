@@ -16,8 +16,9 @@ from tiltsim.output import check_folder, complete_folder, write_json
 
 #: What one measured image leaves; the summary is written last, so that a folder with one is whole.
 SUMMARY = "summary.json"
+FIGURES = ("page", "all")
 _RESULTS = (
-    "columns.nc", "unit_cells.nc", "polarization.png", "polarization.svg", "columns.png", "columns.svg", SUMMARY,
+    "columns.nc", "unit_cells.nc", "unit_cells.csv", "columns.xyz", "polarization.png", "polarization.svg", "columns.png", "columns.svg", SUMMARY,
 )  # fmt: skip
 
 
@@ -36,6 +37,11 @@ class MeasureOptions:
     dataset : str, optional
     radius : float
         Displacement of full colour in the figures, pm.
+    weights, estimator : str
+    figures : {"page", "all"}
+        One page and the columns, or every picture there is, as PNG, SVG and PDF.
+    device : str
+        What fits the columns; changes nothing in the results.
     """
 
     pixel_size: float | None = None
@@ -44,11 +50,22 @@ class MeasureOptions:
     zone: str = "auto"
     dataset: str | None = None
     radius: float = 50.0
+    weights: str = "auto"
+    estimator: str = "gaussian"
+    figures: str = "page"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse a colour wheel without a size, before any image is fitted."""
+        """Refuse what figures cannot be drawn with, before any image is fitted."""
         if not self.radius > 0:
             raise SettingsError(f"--radius {self.radius:g} must be positive, in pm.")
+        if self.figures not in FIGURES:
+            raise SettingsError(f"--figures {self.figures} is unknown; choose one of {', '.join(FIGURES)}.")
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What the results depend on."""
+        return {name: value for name, value in asdict(self).items() if name != "device"}
 
 
 def measure_file(path: Path, options: MeasureOptions) -> analysis.Measurement:
@@ -66,6 +83,9 @@ def measure_file(path: Path, options: MeasureOptions) -> analysis.Measurement:
             zone=options.zone,
             lattice_parameter=options.lattice_parameter,
             anisotropic=options.anisotropic,
+            weights=options.weights,
+            estimator=options.estimator,
+            device=options.device,
         )
     except analysis.ImageError as error:
         text = str(error)
@@ -95,16 +115,20 @@ def measure_into(path: Path, out: Path, options: MeasureOptions) -> dict[str, An
     with complete_folder(out) as folder:
         analysis.write_dataset(m.columns, folder / "columns.nc")
         analysis.write_dataset(m.unit_cells, folder / "unit_cells.nc")
-        analysis.save(
-            analysis.plot_polarization(m.image, m, radius_pm=options.radius), folder / "polarization"
-        )
-        analysis.save(analysis.plot_columns(m.image, m), folder / "columns")
+        analysis.write_csv(m.unit_cells, folder / "unit_cells.csv")
+        analysis.write_xyz(m, folder / "columns.xyz")
+        if options.figures == "all":
+            analysis.plot_all(m, folder, radius_pm=options.radius)
+        else:
+            page = analysis.plot_polarization(m.image, m, radius_pm=options.radius)
+            analysis.save(page, folder / "polarization")
+            analysis.save(analysis.plot_columns(m.image, m), folder / "columns")
         # From here to its new summary the folder counts as unfinished, should all end in between.
         (out / SUMMARY).unlink(missing_ok=True)
     summary = {
         "image": path.name,
         **analysis.summary(m),
-        "options": asdict(options),
+        "options": options.decisive,
         "digest": digest(path, options),
         "seconds": time.perf_counter() - start,
     }
@@ -120,7 +144,7 @@ def digest(path: Path, options: MeasureOptions) -> str:
     ImageError
         The file cannot be read.
     """
-    asked = json.dumps({"version": version("tiltsim"), **asdict(options)}, sort_keys=True)
+    asked = json.dumps({"version": version("tiltsim"), **options.decisive}, sort_keys=True)
     total = hashlib.sha256(asked.encode())
     for part in (path, *_companions(path)):
         try:
