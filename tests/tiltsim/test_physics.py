@@ -168,7 +168,8 @@ def test_abtem_by_hand_gives_the_same_columns():
         phase=[specimen.name], tilt_x=[tilt[0]], tilt_y=[tilt[1]], thickness=[24.0]
     )
     truth = {specimen.name: specimen.truth}
-    one, two = (analysis.tilt_response(d, truth)["shift"] for d in (ours, hand))
+    # All pixels alike: ripples of the interpolated scan lie where it is dark, where counting weights are high.
+    one, two = (analysis.tilt_response(d, truth, weights="uniform")["shift"] for d in (ours, hand))
     np.testing.assert_allclose(one, two, atol=0.05)
 
 
