@@ -4,11 +4,14 @@ from .calibration import recalibrate
 from .cells import local_average
 from .clouds import cloud, histograms
 from .colours import colour_wheel, direction_colours
+from .distortion import correct_distortion, propagate_jitter, scan_distortion
+from .distortion_plots import plot_distortion
 from .domain_maps import domain_map, wall_map
 from .domains import find_domains, find_walls
 from .drawing import save_figure
 from .errors import ImageError
 from .exchange import load_atomap, to_dataframe, write_csv, write_xyz
+from .frames import affine_from_pair, correct_pair
 from .inversion import inversion_centre
 from .lattice import Lattice
 from .loading import as_image, load, load_published_cells
@@ -26,10 +29,13 @@ __all__ = [
     "Lattice",
     "Measurement",
     "Motif",
+    "affine_from_pair",
     "arrow_map",
     "as_image",
     "cloud",
     "colour_wheel",
+    "correct_distortion",
+    "correct_pair",
     "direction_colours",
     "domain_map",
     "find_domains",
@@ -46,12 +52,15 @@ __all__ = [
     "measure",
     "plot_all",
     "plot_columns",
+    "plot_distortion",
     "plot_polarization",
     "polarization_map",
+    "propagate_jitter",
     "ratio_map",
     "recalibrate",
     "save",
     "save_figure",
+    "scan_distortion",
     "strain_map",
     "summary",
     "tilt_response",

@@ -15,9 +15,7 @@ def _picture() -> np.ndarray:
     image = np.full(x.shape, 0.2)
     for i, j in np.ndindex(9, 9):
         for shift, height in ((0.0, 1.0), (7.0, 0.4)):
-            image += height * np.exp(
-                -0.5 * ((x - 14 * i - shift) ** 2 + (y - 14 * j - shift) ** 2) / 2.6**2
-            )
+            image += height * np.exp(-0.5 * ((x - 14 * i - shift) ** 2 + (y - 14 * j - shift) ** 2) / 2.6**2)
     image[:20, :20] = np.nan
     return image + 0.02 * np.random.default_rng(0).standard_normal(image.shape)
 

@@ -47,7 +47,7 @@ def cell_table(columns: xr.Dataset, lattice: Lattice, attrs: dict[str, Any]) -> 
     flag = columns["flag"].values
     b_row, corners = whole_cells(index, is_a, site == "B", lattice)
     d = position[corners].mean(1) - position[b_row]
-    d_cov = _propagated(columns, _differences(b_row, corners, len(site)))
+    d_cov = _propagated(columns, differences(b_row, corners, len(site)))
     bad = flag[b_row].copy()
     for corner in corners.T:
         bad |= flag[corner]
@@ -136,15 +136,9 @@ def local_average(columns: xr.Dataset, cells: xr.Dataset, lattice: Lattice, radi
     count = np.asarray(share.sum(1)).ravel()
     share = sparse.diags(1 / np.maximum(count, 1)) @ share
     d = np.where(count[:, None] > 0, share @ cells["d"].values, np.nan) / _PM
-    d_cov = _propagated(columns, share @ _differences(b_row, corners, len(site)))
+    d_cov = _propagated(columns, share @ differences(b_row, corners, len(site)))
     d_cov[count == 0] = np.nan
-    size, size_sem, floor = _magnitude(d, d_cov)
-    result = cells.copy()
-    for name, values in (
-        ("d", d * _PM), ("d_cov", d_cov * _PM**2), ("magnitude", size * _PM), ("magnitude_sem", size_sem * _PM),
-        ("at_noise_floor", floor.astype(np.int8)),
-    ):  # fmt: skip
-        result[name] = cells[name].copy(data=values)
+    result = restated(cells, d * _PM, d_cov * _PM**2)
     result["averaged"] = ("cell", count.astype(np.int32), {"units": "1", "long_name": "cells in the mean"})
     return result.assign_attrs(averaged_within_angstrom=float(radius))
 
@@ -172,7 +166,16 @@ def lookup(index: Ints, select: NDArray[np.bool_]) -> Any:
     return row_of
 
 
-def _differences(b_row: Ints, corners: Ints, columns: int) -> sparse.csr_matrix:
+def restated(cells: xr.Dataset, d: Floats, d_cov: Floats) -> xr.Dataset:
+    """The same cells with another d (n, 2), pm, and covariance (n, 2, 2), pm², and all that follows from them."""
+    size, size_sem, floor = _magnitude(d, d_cov)
+    values = {
+        "d": d, "d_cov": d_cov, "magnitude": size, "magnitude_sem": size_sem, "at_noise_floor": floor.astype(np.int8),
+    }  # fmt: skip
+    return cells.assign({name: cells[name].copy(data=value) for name, value in values.items()})
+
+
+def differences(b_row: Ints, corners: Ints, columns: int) -> sparse.csr_matrix:
     """Matrix (cells, columns) that takes positions to d."""
     cells, count = corners.shape
     row = np.concatenate([np.repeat(np.arange(cells), count), np.arange(cells)])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import rq
 
+from .cells import cell_table, differences, restated, whole_cells
 from .errors import ImageError
 from .measuring import Measurement
 from .scanlines import (
@@ -27,7 +28,6 @@ from .scanlines import (
     prior_covariance,
 )
 from .scans import AXES, STIFFNESS, Scan, line_model, line_weights, scan_of, slow_polynomials, variance_of
-from .tables import cell_table, whole_cells
 
 Floats = NDArray[np.float64]
 
@@ -265,21 +265,18 @@ def _with_covariance(
     """Cells of the columns, with the lines' covariance carried into ``d_cov``."""
     cells = cell_table(columns, measurement.lattice, measurement.unit_cells.attrs)
     index = np.stack([columns["a"].values, columns["b"].values], 1).astype(int)
-    b_row, corners = whole_cells(index, columns["site"].values == "A", measurement.lattice)
-    rows = np.arange(len(b_row))
-    entries = np.column_stack([np.full(corners.shape, 1 / corners.shape[1]), np.full(len(rows), -1.0)])
-    combine = sparse.csr_array(
-        (entries.ravel(), (np.repeat(rows, entries.shape[1]), np.column_stack([corners, b_row]).ravel())),
-        shape=(len(rows), columns.sizes["column"]),
-    )
+    site = columns["site"].values
+    b_row, corners = whole_cells(index, site == "A", site == "B", measurement.lattice)
+    combine = sparse.csr_array(differences(b_row, corners, len(site)))
     d_cov = cells["d_cov"].values.copy()
     for n, covariance in enumerate(covariances):
         k = scan.order[n]
         d_cov[:, k, k] += (
             variance_of(sparse.csr_array(combine @ _weights(columns, scan, n)), covariance) * _PM**2
         )
-    old = cells["d_cov"]
-    return cells.assign(d_cov=old.copy(data=d_cov).assign_attrs(note=f"{old.attrs['note']}; plus {what}"))
+    cells = restated(cells, cells["d"].values, d_cov)
+    note = f"{cells['d_cov'].attrs['note']}; plus {what}"
+    return cells.assign(d_cov=cells["d_cov"].assign_attrs(note=note))
 
 
 def _shown(
