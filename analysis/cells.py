@@ -84,7 +84,7 @@ def cell_table(columns: xr.Dataset, lattice: Lattice, attrs: dict[str, Any]) -> 
         "area": (cell, np.abs(cross), {"units": "Å2"}),
         "angle": (cell, angle, {"units": "degree", "long_name": "angle between a and b"}),
         "strain": (matrix, strain, {"units": "1", **mean}),
-        "strain_sem": (cell, np.sqrt(variance_a) / np.sqrt(lattice.area), {"units": "1", "long_name": "of a normal component"}),
+        "strain_sem": (cell, np.sqrt(variance_a) / np.sqrt(lattice.area), {"units": "1", "long_name": "of a normal component; of shear and rotation, 0.7 times that"}),
         "rotation": (cell, rotation * 1e3, {"units": "mrad", "note": "from x towards y (down)", **mean}),
         "intensity_a": (cell, light_a, bright),
         "intensity_a_sem": (cell, error_a, bright),
@@ -103,7 +103,7 @@ def local_average(columns: xr.Dataset, cells: xr.Dataset, lattice: Lattice, radi
     Parameters
     ----------
     columns, cells : xr.Dataset
-        Of one measurement.
+        Of one measurement; a selection of its cells will do.
     lattice : Lattice
         Of the same.
     radius : float
@@ -118,13 +118,21 @@ def local_average(columns: xr.Dataset, cells: xr.Dataset, lattice: Lattice, radi
     Raises
     ------
     ImageError
-        The radius is not positive.
+        The radius is not positive, or cells and columns do not belong together.
     """
     if not (np.isfinite(radius) and radius > 0):
         raise ImageError(f"radius={radius:g} must be positive: average over cells within so many Å.")
     site = columns["site"].values
     index = np.stack([columns["a"].values, columns["b"].values], 1).astype(int)
     b_row, corners = whole_cells(index, site == "A", site == "B", lattice)
+    own = lookup(index[b_row], np.ones(len(b_row), bool))(
+        np.stack([cells["a"].values, cells["b"].values], 1).astype(int)
+    )
+    if (own < 0).any():
+        raise ImageError(
+            "cells: some are not made of these columns; pass columns and cells of one measurement."
+        )
+    b_row, corners = b_row[own], corners[own]
     place = np.stack([cells["x"].values, cells["y"].values], 1)
     tree = KDTree(place)
     near = tree.sparse_distance_matrix(tree, radius, output_type="coo_matrix")

@@ -12,7 +12,7 @@ from . import population
 from .engines import COMPILED, Engine
 from .growth import Sites, coverage
 from .guesses import COVERED, carried, first_guess, ghosts_of, radii
-from .noise import assumed, measured, residuals
+from .noise import Noise, assumed, measured, residuals
 from .population import Prior, Surroundings
 from .sweeps import Mixing, Setting, draw, sweep_all
 from .uncertainty import Fit, assessed, precisions
@@ -39,6 +39,7 @@ _IN_NOISE = 0.05  # standard errors: or less than this
 _SETTLED = 2e-4  # px: sweeps end when 90 % of the columns move less
 _STEPS = (20, 6, 3)  # of one fit, in the first sweeps and in those that start near the answer
 _PRUNE = 3  # sweep before which columns that are not there are given up
+_SLOWER = 0.7  # of the sweep before: columns that still move by more than this do not settle by themselves
 _COARSE = 0.6  # standard errors: columns that move less are good enough to learn from
 _POOR_RESIDUAL = 5.0  # times the median residual of its kind
 _EXACT = 0.02  # of the amplitude: a residual below this is never poor, even in an image without noise
@@ -64,6 +65,8 @@ class FittedColumns:
         Sites without a column.
     expected : int
         A columns that the crystal's outline should hold.
+    settled : bool
+        Whether the sweeps have ended by themselves.
     sweeps : int
         Rounds of fitting with what neighbours showed in the round before.
     last_move : float
@@ -79,6 +82,7 @@ class FittedColumns:
     flag: NDArray[np.uint8]
     absent: int
     expected: int
+    settled: bool
     sweeps: int
     last_move: float
     residual_correlation: float
@@ -145,6 +149,28 @@ def refine(
     return run.finished(int(sites.inside.sum()), sites.expected)
 
 
+def in_units(fitted: FittedColumns, shift: float, scale: float) -> FittedColumns:
+    """Columns that were fitted in (image − shift) / scale, with intensities in the image's own unit."""
+    fit, noise = fitted.fit, fitted.setting.noise
+    factor = np.ones(7)
+    factor[:2] = scale
+    parameters = fit.parameters * factor
+    parameters[:, 1] += shift
+    fit = replace(
+        fit,
+        parameters=parameters,
+        covariance=fit.covariance * np.outer(factor, factor),
+        residual=fit.residual * scale,
+    )
+    unit = Noise(
+        noise.offset * scale**2 - noise.gain * scale * shift,
+        noise.gain * scale,
+        noise.least * scale**2,
+        noise.measured,
+    )
+    return replace(fitted, fit=fit, setting=replace(fitted.setting, noise=unit))
+
+
 @dataclass
 class _Run:
     """All that changes from sweep to sweep; rows are columns."""
@@ -168,6 +194,7 @@ class _Run:
     mixing: Mixing | None = field(default_factory=Mixing)
     sweep: int = 0
     moved: float = np.inf
+    moved_before: float = np.inf
     error: float = 0.0  # of a typical position, px; 0 while not known
     knowing: bool = False
 
@@ -246,7 +273,11 @@ class _Run:
             stray = ~self.there(self.parameters)
             fresh[stray, 0] *= _STRAY
             fresh[stray, 2:4] = self.expected[stray]
-            self.tails = self.mixing.next(self.tails, fresh) if self.mixing and self.sweep > 1 else fresh
+            if self.mixing and self.sweep > 1:
+                fresh = self.mixing.next(self.tails, fresh)
+            elif self.knowing and self.moved > _SLOWER * self.moved_before:
+                fresh = 0.5 * (fresh + self.tails)  # to and fro: go half the way
+            self.tails = fresh
             self.setting = replace(self.setting, lower=lower)
             if self.mixing:
                 slope, self.level = population.background(self.tails, self.kind, self.around.any)
@@ -288,6 +319,7 @@ class _Run:
             steps=_STEPS[min(self.sweep, 2)], tolerance=0.3 * enough if self.error else 1e-5,
         )  # fmt: skip
         there, step = self.there(self.parameters), np.hypot(*(self.parameters - self.previous)[:, 2:4].T)
+        self.moved_before = self.moved
         self.moved = float(np.quantile(step[there], 0.9)) if there.any() else 0.0
         self.sweep += 1
 
@@ -308,7 +340,7 @@ class _Run:
             self.typical if self.measuring else None,
         )  # fmt: skip
         return FittedColumns(
-            fit, self.index, self.kind, self._flags(fit), sites - len(self.kind), expected, self.sweep, self.moved, correlated,
+            fit, self.index, self.kind, self._flags(fit), sites - len(self.kind), expected, self.settled, self.sweep, self.moved, correlated,
             replace(self.setting, noise=noise),
         )  # fmt: skip
 

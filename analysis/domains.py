@@ -158,7 +158,7 @@ def find_walls(unit_cells: xr.Dataset, domains: xr.Dataset, centre: Floats | Non
     seen = domains["mean"].values - (np.zeros(2) if centre is None else np.asarray(centre))
     unit = seen / np.maximum(np.hypot(seen[:, 0], seen[:, 1]), 1e-12)[:, None]
     angle = np.degrees(np.arccos(np.clip((unit[side[:, 0]] * unit[side[:, 1]]).sum(1), -1, 1)))
-    classes = np.array(PROJECTED_ANGLES[domains.attrs["zone"]])
+    classes = np.array(PROJECTED_ANGLES.get(domains.attrs["zone"], (-1,)))
     nominal = classes[np.abs(angle[:, None] - classes).argmin(1)]
     note = {"units": "degree", "note": "between displacements projected along the beam"}
     variables = {

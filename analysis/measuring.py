@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .calibration import is_calibrated, lattice_scale, pixel_sizes, with_pixel_size
 from .cells import cell_table
-from .columns import LEAST_COVERAGE, FittedColumns, refine
+from .columns import LEAST_COVERAGE, FittedColumns, in_units, refine
 from .engines import COMPILED, Engine, chosen
 from .errors import ImageError
 from .estimators import ESTIMATORS, located
@@ -21,6 +21,7 @@ from .guesses import COVERED
 from .lattice import Lattice, find_periods
 from .motif import Motif
 from .noise import WEIGHTS
+from .population import scatter
 from .tables import COVARIANCE_NOTE, SIGN_CONVENTION, column_table, flag_counts
 
 Floats = NDArray[np.float64]
@@ -132,6 +133,14 @@ def measure(
             "image: is not calibrated; pass pixel_size (Å per px) or lattice_parameter (Å, to use its own lattice)."
         )
     values = usable(image.values)
+    if weights == "poisson" and np.nanpercentile(values, 5) < 0:
+        raise ImageError(
+            "weights='poisson' wants counts but much of the image is negative; add the offset back, or use 'auto'."
+        )
+    # Numbers of order one: an offset of 10⁹ counts would drown what is fitted.
+    shift = 0.0 if weights == "poisson" else float(np.nanmedian(values))
+    scale = float(np.nanpercentile(np.abs(values - shift), 99)) or 1.0
+    values = (values - shift) / scale
     if lattice is None:
         found = find_sublattices(values, find_periods(values), zone, motif)
     else:
@@ -146,7 +155,7 @@ def measure(
         # A narrow column can stand out as the higher one before both are fitted.
         found = _swapped(found)
         fitted = fit_columns(values, found, near, window, weights, engine=engine)
-    fitted = located(values, fitted, estimator)
+    fitted = in_units(located(values, fitted, estimator), shift, scale)
     result = _measurement(image, fitted, found, _Scale(pixel_size, lattice_parameter, anisotropic), near)
     check_spacing(result.lattice)
     return result
@@ -345,6 +354,10 @@ def _measurement(
         "columns_flagged": flag_counts(columns["flag"].values),
         "columns_a_expected": fitted.expected,
         "columns_absent": fitted.absent,
+        "settled": fitted.settled,
+        "scatter_over_error": {
+            name: _scatter_over_error(fitted, n) for n, name in enumerate(found.motif.labels)
+        },
         "cells_flagged": flag_counts(cells["flag"].values),
         "b_over_a": medians[1] / medians[0] if medians[0] and medians[1] is not None else None,
         "residual_over_amplitude": float(np.median(fitted.fit.residual / np.abs(amplitude))),
@@ -382,6 +395,18 @@ def straight_lattice(fitted: FittedColumns, found: Lattice) -> tuple[Lattice, fl
     rest = position - design @ solution
     origin, a, b = ((float(row[0]), float(row[1])) for row in solution)
     return Lattice(origin, a, b, found.motif), float(np.sqrt((rest**2).sum(1).mean()))
+
+
+def _scatter_over_error(fitted: FittedColumns, kind: int) -> float | None:
+    """Scatter of good columns about their neighbours, over their standard error; None with too few."""
+    rows = np.flatnonzero((fitted.kind == kind) & (fitted.flag == 0))
+    if len(rows) == 0:
+        return None
+    variance = np.einsum("nii->n", fitted.fit.covariance[rows, 2:4, 2:4]) / 2
+    ratio = float(
+        np.sqrt(scatter(fitted.fit.parameters[rows, 2:4], fitted.index[rows]) / np.median(variance))
+    )
+    return ratio if np.isfinite(ratio) else None
 
 
 def _median(values: Floats) -> float | None:

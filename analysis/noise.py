@@ -21,7 +21,7 @@ WEIGHTS = ("auto", "poisson", "uniform")
 _SAMPLE = 250  # columns of a kind that are looked at: 10⁵ pixels
 _LEAST = 0.05  # of a typical pixel's variance: no pixel is trusted more than one so dark
 _OUTLIER = 3.0  # times the median residual of its kind
-_LAGS = 5  # px: correlations are followed so far
+_LAGS = 8  # px: correlations are followed so far
 _ROUNDS = 3
 _UNFOLDING, _RELAXED = 30, 0.5  # rounds, and how much of what is missing each adds
 _WHITE = 0.05  # correlation of pixels side by side, beyond what the fit causes, that passes for none
@@ -210,7 +210,7 @@ def inflation(
     pairs = np.maximum(np.rint(_lagged(inside[None], inside[None], lags)), 1)
     trial = np.zeros_like(autocorrelation)
     trial[lags, lags] = 1.0
-    kernel, least = trial, np.inf
+    kernel, least, kept = trial, np.inf, 1.0
     for turn in range(_UNFOLDING):
         spread = _convolved(jac, trial) * inside
         within = hat.reshape(7, -1) @ spread.reshape(7, -1).T
@@ -221,13 +221,14 @@ def inflation(
         if turn == 0 and max(missing[lags, lags + 1], missing[lags + 1, lags]) < _WHITE:
             return np.ones(len(parameter))
         misfit = float((missing**2).sum())
-        if not misfit < least:
-            break
-        kernel, least = trial, misfit
+        if misfit < least:
+            kernel, least, kept = trial, misfit, float(left[lags, lags])
         trial = _physical(trial + _RELAXED * missing)
     actual = inverse @ (flat @ (_convolved(jac, kernel) * inside).reshape(7, -1).T) @ inverse
     alone = inverse @ (flat @ flat.T) @ inverse
-    return np.sqrt(np.maximum(np.diag(actual) / np.diag(alone), 1.0))
+    # The fit has taken more of such noise than of white noise, for which the measured variance allows.
+    share = (1 - len(parameter) / inside.sum()) / max(kept, 0.1)
+    return np.sqrt(np.maximum(share * np.diag(actual) / np.diag(alone), 1.0))
 
 
 def _physical(kernel: Floats) -> Floats:

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 SIGN_CONVENTION = "d = mean of the surrounding A columns - central B column; x right, y down"
 COVARIANCE_NOTE = (
     "inverse Fisher information with overlapping neighbours, times chi2 where that exceeds 1, widened where "
-    "residuals are correlated between pixels"
+    "residuals are correlated between pixels, at most the scatter about neighbours; without scan distortion"
 )
 
 
@@ -61,7 +61,7 @@ def column_table(
         "x": (column, position[:, 0], {"units": "Å"}),
         "y": (column, position[:, 1], {"units": "Å", "direction": "down"}),
         "position_cov": (matrix, position_cov, {"units": "Å2", "note": COVARIANCE_NOTE}),
-        "site": (column, np.array(labels, object)[fitted.kind], {"units": "1", "note": "A is the brighter"}),
+        "site": (column, np.array(labels, object)[fitted.kind], {"units": "1", "note": "A is the brighter unless it was chosen otherwise"}),
         "a": (column, fitted.index[:, 0].astype(np.int32), {"units": "1", "long_name": "lattice index"}),
         "b": (column, fitted.index[:, 1].astype(np.int32), {"units": "1", "long_name": "lattice index"}),
         "amplitude": (column, parameters[:, 0], intensity),

@@ -17,6 +17,7 @@ from .sweeps import Setting
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_SCATTER = 3.0  # by which chance makes a scatter of n columns too small, times the root of n
 _OVERLAP = 2.5  # root of the sum of variances: neighbours nearer than this share errors
 _SETTLED = 1e-3  # px
 _RESTLESS = 0.5  # standard errors: a column that moved further in the last sweep is not settled
@@ -131,6 +132,7 @@ def assessed(
     for each in np.unique(kind):
         same = kind == each
         bound = population.scatter(parameters[same, 2:4], index[same])
+        bound *= 1 + _SCATTER / np.sqrt(same.sum())
         factor[same] *= np.sqrt(min(1.0, bound / np.nanmedian(claimed[same].mean(1))))
     covariance *= factor[:, :, None] * factor[:, None, :]
     row = np.repeat(np.arange(len(parameters)), np.diff(first))

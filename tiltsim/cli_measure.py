@@ -90,23 +90,41 @@ def measure(
 
 
 def _print_one(summary: dict[str, Any], out: Path) -> None:
+    def pair(name: str, form: str) -> str:
+        return ", ".join("–" if value is None else format(value, form) for value in summary[name])
+
     table = Table(show_header=False, box=None)
     for label, value in (
         ("unit cells", f"{summary['cells']}"),
         ("A, B columns", f"{summary['columns_a']}, {summary['columns_b']}"),
-        (
-            "mean d (x, y)",
-            f"{summary['d_mean_pm'][0]:+.2f}, {summary['d_mean_pm'][1]:+.2f} pm (A − B, y down)",
-        ),
-        ("spread of d", f"{summary['d_std_pm'][0]:.2f}, {summary['d_std_pm'][1]:.2f} pm"),
-        ("fit error of a cell", f"{summary['d_error_pm'][0]:.2f}, {summary['d_error_pm'][1]:.2f} pm"),
+        ("mean d (x, y)", f"{pair('d_mean_pm', '+.2f')} pm (A − B, y down)"),
+        ("spread of d", f"{pair('d_std_pm', '.2f')} pm"),
+        ("fit error of a cell", f"{pair('d_error_pm', '.2f')} pm"),
         ("pixel", f"{summary['pixel_size_angstrom']:.4f} Å"),
         ("results", str(out)),
     ):
         table.add_row(label, value)
     console.print(table)
-    if summary["quality"]["residual_correlation"] > 0.4:
-        console.print(
+    for warning in _warnings(summary):
+        console.print(warning)
+
+
+def _warnings(summary: dict[str, Any]) -> list[str]:
+    quality, found = summary["quality"], []
+    if not summary["cells"]:
+        found.append(
+            "no cell is free of flags: look at columns.png, and give a less noisy or better sampled image"
+        )
+    if (quality["residual_correlation"] or 0) > 0.4:
+        found.append(
             "neighbouring pixels are correlated (filtered image, or columns that are no Gaussians): fit errors are "
             "widened for it, but compare them with the spread"
         )
+    if not quality["settled"]:
+        found.append("columns overlap so far that the fit has not settled: d may be some percent too small")
+    if max(filter(None, quality["scatter_over_error"].values()), default=0.0) > 1.5:
+        found.append(
+            "columns scatter about their neighbours by more than their errors: disorder, or a scan that jitters "
+            "(analysis.scan_distortion tells and takes it off)"
+        )
+    return found

@@ -234,3 +234,56 @@ def test_unknown_settings_are_named(lattice_image):
     for wrong in ({"weights": "none"}, {"estimator": "best"}):
         with pytest.raises(analysis.ImageError, match=f"{next(iter(wrong))}=.*choose one of"):
             analysis.measure(picture, **wrong)
+
+
+@pytest.mark.parametrize("smooth", [0.5, 1.0, 1.5])
+def test_errors_hold_in_smoothed_noise(lattice_image, smooth):
+    """Noise as a filter leaves it: errors of positions neither too small nor much too large."""
+    from scipy.ndimage import gaussian_filter
+    from scipy.spatial import KDTree
+
+    image, true_a, true_b = lattice_image(
+        shape=(520, 520), a=(20.0, 0.0), b=(0.0, 20.0), shift=(-0.4, 0.6), vary=0.3, seed=3
+    )
+    noise = gaussian_filter(np.random.default_rng(5).standard_normal(image.shape), smooth)
+    columns = analysis.measure(analysis.as_image(image + 0.03 * noise / noise.std(), pixel_size=0.2)).columns
+    place = np.stack([columns["x"].values, columns["y"].values], 1) / 0.2
+    for site, true in (("A", true_a), ("B", true_b)):
+        rows = np.flatnonzero((columns["site"].values == site) & (columns["flag"].values == 0))
+        gap, near = KDTree(true).query(place[rows])
+        assert gap.max() < 2
+        error = (place[rows] - true[near]) * 0.2
+        pull = (error / np.sqrt(np.einsum("nii->ni", columns["position_cov"].values[rows]))).std()
+        assert 0.8 < pull < 1.3  # 1.0 where the noise is known; its unfolding is not exact
+
+
+def test_offset_and_scale_of_intensity_do_not_matter(lattice_image):
+    image = lattice_image(shape=(200, 200))[0] + 0.01 * np.random.default_rng(0).standard_normal((200, 200))
+    first, *others = (
+        analysis.measure(analysis.as_image(f * image + o, pixel_size=PX))
+        for f, o in ((1.0, 0.0), (1.0, 1e6), (1e9, -3e9), (1e-9, 0.0))
+    )
+    for m in others:
+        np.testing.assert_allclose(m.unit_cells["d"].values, first.unit_cells["d"].values, atol=0.02)
+        np.testing.assert_allclose(m.unit_cells["d_cov"].values, first.unit_cells["d_cov"].values, rtol=1e-2)
+    scaled = others[1]
+    np.testing.assert_allclose(
+        scaled.columns["amplitude"].values, 1e9 * first.columns["amplitude"].values, rtol=1e-4
+    )
+    level = 1e9 * first.columns["background"].values - 3e9
+    np.testing.assert_allclose(scaled.columns["background"].values, level, atol=1e6)
+    assert scaled.quality["noise"]["gain"] == pytest.approx(1e9 * first.quality["noise"]["gain"], abs=1e5)
+
+
+def test_counting_weights_want_counts(lattice_image):
+    with pytest.raises(analysis.ImageError, match=r"weights='poisson'.*negative"):
+        analysis.measure(analysis.as_image(lattice_image()[0] - 0.5, pixel_size=PX), weights="poisson")
+
+
+def test_crowded_columns_are_measured_or_said_to_be_unsettled(lattice_image):
+    image = lattice_image(shape=(300, 300), sigma=(0.2, 0.19), shift=(-1.0, 1.5))[0]
+    counts = np.random.default_rng(1).poisson(100 * image) / 100
+    m = analysis.measure(analysis.as_image(counts, pixel_size=0.2))
+    d = m.unit_cells["d"].values[m.unit_cells["flag"].values == 0]
+    away = np.abs(d.mean(0) - (20.0, -30.0))
+    assert np.all(away < np.maximum(1.0, 4 * d.std(0) / np.sqrt(len(d)))) or not m.quality["settled"]
