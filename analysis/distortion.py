@@ -54,7 +54,8 @@ def scan_distortion(
     ----------
     measurement : Measurement
     fast_axis : {"x", "y"}
-        Along the scan lines. The crystal does not know it: strain of the specimen shows with axes exchanged too.
+        Along the scan lines. The crystal does not know it: strain feigns jitter with the axes exchanged too,
+        so compare both before you believe a jitter that is small against the scatter.
     reference : tuple of float, optional
         (a, b, angle in degrees) of the undistorted A lattice; only b/a and the angle count. By default
         square, or 1 : √2 seen along [110].
@@ -66,7 +67,7 @@ def scan_distortion(
     xr.Dataset
         Along ``line`` (position on the slow axis, Å) and ``component``, pm: ``jitter`` and ``jitter_sem``,
         as a column there feels it, and ``slow_drift`` with its error. Per component: ``jitter_rms``,
-        ``jitter_gain`` (fall of −2 log-likelihood: below 6 there may be none), ``correlation_length``
+        ``jitter_gain`` (fall of −2 log-likelihood: below 6 there is no sign of any), ``correlation_length``
         and its 68 % range, ``scatter`` (not common to lines), made of ``fit_error`` and ``disorder``,
         ``linear_drift``. ``spectrum`` along ``frequency``; ``lattice`` and ``lattice_cov``.
 

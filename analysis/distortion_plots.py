@@ -108,7 +108,7 @@ def _drift(ax: Axes, distortion: xr.Dataset, slow: str) -> None:
             f"along {component}",
         )
         value, sem = float(one["linear_drift"]), float(one["linear_drift_sem"])
-        lines.append(f"linear, along {component}: {value:.2f} ± {sem:.2f} pm/nm")
+        lines.append(f"linear, along {component}: {value:.2f} ± {sem:.2f} pm/nm".replace("-", "−"))
     ax.axhline(0, color="0.5", lw=0.6, zorder=0)
     ax.margins(x=0)
     low, high = ax.get_ylim()

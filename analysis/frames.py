@@ -12,7 +12,7 @@ of the idea of Sang and LeBeau, Ultramicroscopy 138 (2014) 28, and Ophus, Ciston
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import xarray as xr
@@ -99,9 +99,6 @@ def correct_pair(
             (first, second), pair.scans, pair.matrices, (np.eye(2), pair.index), strict=True
         )
     )
-    # Indices name a cell's A column; B sits at the lattice's fraction from it, which turns as well.
-    turned = pair.index @ np.array(second.lattice.b_fraction) - np.array(first.lattice.b_fraction)
-    two = replace(two, index=two.index + np.rint(turned).astype(int))
     one, two, shift = _matched(one, two)
     weights: list[Floats] = [np.asarray(np.linalg.inv(frame.d_cov)) for frame in (one, two)]
     d_cov: Floats = np.asarray(np.linalg.inv(weights[0] + weights[1]))

@@ -22,7 +22,7 @@ _HIGHEST = 12  # order of the smooth polynomials
 _REACH = 5.0  # of the weights' Gaussian, in its standard deviations
 #: Of the scatter's correlation: neighbours are alike by 0, 0.09, 0.22, 0.34, 0.45 and 0.54.
 STIFFNESS = (0.0, 0.13, 0.65, 2.2, 7.5, 25.0)
-_OUTLIER = 10.0  # robust standard deviations from the median of the neighbours in the same lines
+_OUTLIER = 8.0  # robust standard deviations from the median of the neighbours in the same lines
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def _consistent(displacement: Floats, model: Floats, slow: Floats, spacing: floa
     rest = (displacement - model @ solution)[np.argsort(slow, kind="stable")]
     in_line = max(5, int(0.5 * len(slow) * spacing / np.ptp(slow)))
     rest = rest - ndimage.median_filter(rest, size=(in_line, 1), mode="nearest")
-    limit = _OUTLIER * 1.4826 * np.median(np.abs(rest), axis=0) + 1e-9
+    # Many columns are the median themselves: the tenth that lie furthest tell the spread better.
+    limit = _OUTLIER * np.quantile(np.abs(rest), 0.9, axis=0) / 1.645 + 1e-9
     keep = np.empty(len(slow), bool)
     keep[np.argsort(slow, kind="stable")] = (np.abs(rest) <= limit).all(1)
     return keep
