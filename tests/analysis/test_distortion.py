@@ -9,6 +9,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.signal import lfilter
 
 import analysis
+from analysis import MOTIFS
+from analysis.cells import cell_table
 from analysis.columns import FLAG_ATTRS
 from analysis.distortion import correct_distortion, propagate_jitter, scan_distortion
 from analysis.distortion_plots import plot_distortion
@@ -17,7 +19,6 @@ from analysis.lattice import Lattice, reduced
 from analysis.measuring import Measurement
 from analysis.scanlines import fit
 from analysis.scans import line_model, scan_of
-from analysis.tables import cell_table
 
 SIGMA, STEP = 0.5, 0.2  # Å: of a column, of the scan
 SQUARE = 3.96 * np.eye(2)
@@ -69,6 +70,8 @@ def table(place_a, place_b, index_a, index_b, vectors, noise, rng, size):
             "a": ("column", index[:, 0]),
             "b": ("column", index[:, 1]),
             "amplitude": ("column", np.ones(n)),
+            "intensity": ("column", np.ones(n)),
+            "intensity_sem": ("column", np.full(n, 0.01)),
             "sigma_major": ("column", np.full(n, SIGMA)),
             "sigma_minor": ("column", np.full(n, SIGMA)),
             "theta": ("column", np.zeros(n)),
@@ -76,7 +79,7 @@ def table(place_a, place_b, index_a, index_b, vectors, noise, rng, size):
         },
         attrs={"source": "drawn"},
     )
-    lattice = Lattice((0.0, 0.0), tuple(vectors[0]), tuple(vectors[1]), (0.5, 0.5), "100", "Å")
+    lattice = Lattice((0.0, 0.0), tuple(vectors[0]), tuple(vectors[1]), MOTIFS["100"], "Å")
     steps = np.arange(0, size, STEP)
     image = xr.DataArray(np.zeros((len(steps),) * 2), dims=("y", "x"), coords={"y": steps, "x": steps})
     return Measurement(columns, cell_table(columns, lattice, {"source": "drawn"}), lattice, {}, image)
