@@ -47,6 +47,9 @@ def measure(
         str, typer.Option(help="Of positions: gaussian, mass (centre of mass) or template (average column).")
     ] = "gaussian",
     figures: Annotated[str, typer.Option(help="page, or all: every map, cloud and histogram.")] = "page",
+    scan: Annotated[
+        str, typer.Option(help="Jitter of the scan lines: off, report, correct or propagate (into errors).")
+    ] = "off",
     device: Device = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="Images measured at the same time.")] = 1,
     force: Annotated[
@@ -63,7 +66,17 @@ def measure(
     tiltsim measure session/ --lattice-parameter 3.96 --jobs 2 --out out/session
     """
     options = MeasureOptions(
-        pixel_size, lattice_parameter, anisotropic, zone, dataset, radius, weights, estimator, figures, device
+        pixel_size,
+        lattice_parameter,
+        anisotropic,
+        zone,
+        dataset,
+        radius,
+        weights,
+        estimator,
+        figures,
+        scan,
+        device,
     )
     if len(images) == 1 and not images[0].is_dir():
         with console.status("fitting columns"):

@@ -17,6 +17,7 @@ from tiltsim.output import check_folder, complete_folder, write_json
 #: What one measured image leaves; the summary is written last, so that a folder with one is whole.
 SUMMARY = "summary.json"
 FIGURES = ("page", "all")
+SCANS = ("off", "report", "correct", "propagate")
 _RESULTS = (
     "columns.nc", "unit_cells.nc", "unit_cells.csv", "columns.xyz", "polarization.png", "polarization.svg", "columns.png", "columns.svg", SUMMARY,
 )  # fmt: skip
@@ -40,6 +41,8 @@ class MeasureOptions:
     weights, estimator : str
     figures : {"page", "all"}
         One page and the columns, or every picture there is, as PNG, SVG and PDF.
+    scan : {"off", "report", "correct", "propagate"}
+        What to do about jitter of the scan lines: nothing, estimate it, take it off, or add it to the errors.
     device : str
         What fits the columns; changes nothing in the results.
     """
@@ -53,12 +56,15 @@ class MeasureOptions:
     weights: str = "auto"
     estimator: str = "gaussian"
     figures: str = "page"
+    scan: str = "off"
     device: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what figures cannot be drawn with, before any image is fitted."""
         if not self.radius > 0:
             raise SettingsError(f"--radius {self.radius:g} must be positive, in pm.")
+        if self.scan not in SCANS:
+            raise SettingsError(f"--scan {self.scan} is unknown; choose one of {', '.join(SCANS)}.")
         if self.figures not in FIGURES:
             raise SettingsError(f"--figures {self.figures} is unknown; choose one of {', '.join(FIGURES)}.")
 
@@ -112,7 +118,15 @@ def measure_into(path: Path, out: Path, options: MeasureOptions) -> dict[str, An
     start = time.perf_counter()
     check_folder(out)
     m = measure_file(path, options)
+    distortion = analysis.scan_distortion(m) if options.scan != "off" else None
+    if distortion is not None and options.scan == "correct":
+        m = analysis.correct_distortion(m, distortion)
+    elif distortion is not None and options.scan == "propagate":
+        m = analysis.propagate_jitter(m, distortion)
     with complete_folder(out) as folder:
+        if distortion is not None:
+            analysis.write_dataset(distortion, folder / "distortion.nc")
+            analysis.save(analysis.plot_distortion(distortion), folder / "distortion")
         analysis.write_dataset(m.columns, folder / "columns.nc")
         analysis.write_dataset(m.unit_cells, folder / "unit_cells.nc")
         analysis.write_csv(m.unit_cells, folder / "unit_cells.csv")

@@ -10,12 +10,13 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import analysis
 from tests.tiltsim.test_cli import lattice_image
 from tiltsim import measuring_folder
 from tiltsim.cli import main
-from tiltsim.measuring import MeasureOptions
+from tiltsim.measuring import MeasureOptions, measure_into
 from tiltsim.measuring_folder import SUFFIXES, find_images, folder_names, measure_many
 
 OPTIONS = MeasureOptions(pixel_size=0.2)
@@ -348,3 +349,22 @@ def test_help_says_what_happens_to_failures(tiltsim_command):
     code, text = tiltsim_command("--help")
     assert code == 0
     assert "exit code is 2 if any failed" in re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize("scan", ["report", "correct", "propagate"])
+def test_scan_jitter_is_reported_corrected_or_carried_into_errors(tmp_path, scan):
+    path = tmp_path / "film.npy"
+    image = lattice_image(n=260)
+    rng = np.random.default_rng(0)
+    np.save(
+        path,
+        np.stack([np.roll(line, n) for line, n in zip(image, rng.integers(-1, 2, len(image)), strict=True)]),
+    )
+    plain = measure_into(path, tmp_path / "plain", MeasureOptions(pixel_size=0.18))
+    out = tmp_path / scan
+    summary = measure_into(path, out, MeasureOptions(pixel_size=0.18, scan=scan))
+    assert (out / "distortion.png").stat().st_size > 10_000
+    with xr.open_dataset(out / "distortion.nc") as found:
+        assert (found["jitter_rms"].values >= 0).all()
+    assert summary["cells"] == plain["cells"]
+    assert (summary["d_error_pm"] == plain["d_error_pm"]) == (scan == "report")
