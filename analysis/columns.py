@@ -37,7 +37,7 @@ _SWEEPS = 20
 _SAMPLE = 600  # columns that tell how precise a fit is
 _IN_NOISE = 0.05  # standard errors: or less than this
 _SETTLED = 2e-4  # px: sweeps end when 90 % of the columns move less
-_STEPS = (20, 6, 3)  # of one fit, in the first sweeps and in those that start near the answer
+_STEPS = (8, 4, 3)  # of one fit, in the first sweeps and in those that start near the answer
 _PRUNE = 3  # sweep before which columns that are not there are given up
 _SLOWER = 0.7  # of the sweep before: columns that still move by more than this do not settle by themselves
 _COARSE = 0.6  # standard errors: columns that move less are good enough to learn from
@@ -251,17 +251,20 @@ class _Run:
     def _above_noise(self) -> NDArray[np.bool_]:
         """Columns that noise alone would not make: nearer in brightness to their kind than to nothing, or far above it."""
         result, amplitude = np.ones(len(self.kind), bool), self.parameters[:, 0]
-        total = draw(self.values.shape, self.parameters, self.setting.ghosts)
+        typical = np.empty(len(self.kind))
         for each in np.unique(self.kind):
-            typical = np.median(amplitude[self.kind == each])
-            doubtful = np.flatnonzero((self.kind == each) & (amplitude < 0.5 * typical))
-            covariance, quality, _ = precisions(
-                self.values, total, self.parameters[doubtful], self.setting.of(doubtful)
-            )
-            error = np.sqrt(np.nan_to_num(covariance[:, 0, 0], nan=np.inf))
-            if not self.setting.noise.measured:
-                error *= np.sqrt(quality[:, 1])
-            result[doubtful] = amplitude[doubtful] > np.minimum(_SEEN * error, 0.5 * typical)
+            typical[self.kind == each] = np.median(amplitude[self.kind == each])
+        doubtful = np.flatnonzero(amplitude < 0.5 * typical)
+        if len(doubtful) == 0:
+            return result
+        total = draw(self.values.shape, self.parameters, self.setting.ghosts)
+        covariance, quality, _ = precisions(
+            self.values, total, self.parameters[doubtful], self.setting.of(doubtful)
+        )
+        error = np.sqrt(np.nan_to_num(covariance[:, 0, 0], nan=np.inf))
+        if not self.setting.noise.measured:
+            error *= np.sqrt(quality[:, 1])
+        result[doubtful] = amplitude[doubtful] > np.minimum(_SEEN * error, 0.5 * typical[doubtful])
         return result
 
     def share(self, steady: bool) -> None:

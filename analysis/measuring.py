@@ -55,6 +55,8 @@ class Measurement:
     image: xr.DataArray
 
 
+_SAMPLE = 50_000  # pixels that tell how bright an image is
+
 #: Shortest distance of neighbouring A columns, Å, that is taken for a perovskite (2.7 to 4.2 are known).
 PLAUSIBLE_SPACING = (2.0, 6.0)
 
@@ -133,13 +135,15 @@ def measure(
             "image: is not calibrated; pass pixel_size (Å per px) or lattice_parameter (Å, to use its own lattice)."
         )
     values = usable(image.values)
-    if weights == "poisson" and np.nanpercentile(values, 5) < 0:
+    some = values.ravel()[:: max(1, values.size // _SAMPLE)]
+    some = some[np.isfinite(some)] if np.isfinite(some).any() else values[np.isfinite(values)]
+    if weights == "poisson" and np.percentile(some, 5) < 0:
         raise ImageError(
             "weights='poisson' wants counts but much of the image is negative; add the offset back, or use 'auto'."
         )
     # Numbers of order one: an offset of 10⁹ counts would drown what is fitted.
-    shift = 0.0 if weights == "poisson" else float(np.nanmedian(values))
-    scale = float(np.nanpercentile(np.abs(values - shift), 99)) or 1.0
+    shift = 0.0 if weights == "poisson" else float(np.median(some))
+    scale = float(np.percentile(np.abs(some - shift), 99)) or float(np.nanmax(np.abs(values - shift)))
     values = (values - shift) / scale
     if lattice is None:
         found = find_sublattices(values, find_periods(values), zone, motif)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -129,7 +131,7 @@ def sweep_all(
     kinds = np.unique(kind)
     shown = {each: drawn(each) for each in kinds}
     for each in kinds:
-        total = sum(shown[other] for other in kinds)
+        total = reduce(add, shown.values())
         rows = np.flatnonzero(kind == each)
         s = setting.of(rows)
         now[rows], converged[rows] = engine.fit(
