@@ -7,6 +7,7 @@ of them it is: a Potts field on the lattice, solved in mean-field approximation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ PROJECTED_ANGLES = {"100": (0, 45, 90, 135, 180), "110": (0, 35, 55, 71, 90, 109
 
 #: Difference of BIC that counts as positive evidence (Kass and Raftery, J. Am. Stat. Assoc. 90, 773, 1995).
 EVIDENCE = 2.0
+#: Two equal Gaussians nearer than so many standard deviations make one hump: a d that varies, not two variants.
+SEPARATION = 2.0
 #: Least excess of neighbours in the same variant over chance: 0 for scattered cells, 0.5 for a line of cells.
 COHESION = 0.35
 
@@ -59,7 +62,8 @@ def find_domains(
         From `measure`; the error ``d_cov`` of every cell is taken into account.
     n : int, optional
         Number of variants. Without it that of the least BIC, up to `MOST_VARIANTS`: more variants must better it
-        by `EVIDENCE`, and the cells of each must lie together.
+        by `EVIDENCE`, be `SEPARATION` standard deviations apart (else it is one d that varies), and the cells of
+        each must lie together.
     symmetric : bool
         Variants are related by symmetry, so that d spreads alike in all of them; False gives each a spread of
         its own.
@@ -207,6 +211,7 @@ def _choose(
         criteria[k] = fit.bic(len(some))
         if best is None or (
             criteria[k] < criteria[chosen] - EVIDENCE
+            and _separation(fit, cov) > SEPARATION
             and _cohesion(_with_neighbours(evidence(d, cov, fit), cells, usable, choice.coupling), cells)
             > COHESION
         ):
@@ -215,6 +220,16 @@ def _choose(
             break
     assert best is not None
     return (improve(d, cov, best, _FINAL) if many else best), criteria
+
+
+def _separation(mixture: Mixture, cov: Floats) -> float:
+    """Least distance of two variants, in standard deviations of their cells."""
+    least, error = np.inf, np.median(cov, 0)
+    for one, other in combinations(range(len(mixture.weights)), 2):
+        away = mixture.means[one] - mixture.means[other]
+        spread = 0.5 * (mixture.spread[one] + mixture.spread[other]) + error
+        least = min(least, float(np.sqrt(away @ np.linalg.solve(spread, away))))
+    return least
 
 
 def _cohesion(share: Floats, cells: xr.Dataset) -> float:

@@ -95,6 +95,11 @@ def test_one_noisy_cloud_is_one_variant(seed, tails):
     assert found["cells"].values.tolist() == [900]
 
 
+def test_a_d_that_varies_by_less_than_its_spread_is_one_variant():
+    assert find_domains(drawn(SIDE, [(0.0, 0.0), (12.0, 0.0)])).sizes["variant"] == 1
+    assert find_domains(drawn(SIDE, [(0.0, 0.0), (24.0, 0.0)])).sizes["variant"] == 2
+
+
 def test_unequal_errors_are_weighed():
     cells = drawn(0 * SIDE, [CENTRE], 2.0)
     noisy = np.arange(900) % 2 == 0
