@@ -52,13 +52,14 @@ _threads_before = 1
 def _torch_threads(number: int) -> Iterator[None]:
     """Set torch to ``number`` threads an operation while anyone is inside, and back afterwards.
 
-    torch keeps the number for the whole process: the first one in sets it and the last one out restores it.
+    New threads begin with the number set last in the process; the last one out restores it.
     """
     global _threads_users, _threads_before
     with _threads_lock:
         if _threads_users == 0:
             _threads_before = torch.get_num_threads()
-            torch.set_num_threads(number)
+        # In every thread: OpenMP keeps a number for each, and sums depend in their last bit on it.
+        torch.set_num_threads(number)
         _threads_users += 1
     try:
         yield

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -15,7 +14,6 @@ import xarray as xr
 import analysis
 from tests.tiltsim.test_cli import lattice_image
 from tiltsim import measuring_folder
-from tiltsim.cli import main
 from tiltsim.measuring import MeasureOptions, measure_into
 from tiltsim.measuring_folder import SUFFIXES, find_images, folder_names, measure_many
 
@@ -23,20 +21,9 @@ OPTIONS = MeasureOptions(pixel_size=0.2)
 
 
 @pytest.fixture
-def tiltsim_command(monkeypatch, capsys):
+def tiltsim_command(tiltsim_command):
     """Run ``tiltsim measure`` with arguments; returns (exit code, what it printed)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tiltsim", "measure", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
+    return lambda *arguments: tiltsim_command("measure", *arguments)
 
 
 @pytest.fixture
