@@ -1,5 +1,6 @@
 """What the specimen is, and what is true about it."""
 
+from structures.columns import build_columns
 from structures.errors import SpecimenError
 from structures.files import read, write
 from structures.phases import MonoclinicModel
@@ -12,6 +13,7 @@ __all__ = [
     "Specimen",
     "SpecimenError",
     "build",
+    "build_columns",
     "read",
     "space_group",
     "write",

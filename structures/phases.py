@@ -151,7 +151,7 @@ class Modes:
     rotation: float
 
 
-def _antiphase_rotation(ideal: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
+def antiphase_rotation(ideal: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
     """Displacement of every anion per radian of antiphase rotation about ``axis``, in pseudocubic edges."""
     # An anion has B neighbours half an edge away on either side; they turn oppositely, so one will do.
     along = np.isclose(ideal % 1.0, 0.0)  # the direction in which the anion is bonded
@@ -170,7 +170,7 @@ def decompose(parent: ParentCell, axis: tuple[float, float, float] = (1.0, 1.0, 
     polar = np.asarray(axis) @ parent.pseudocubic
     polar /= np.linalg.norm(polar)
     anion = sites == "X"
-    pattern = _antiphase_rotation(ideal[anion], np.asarray(axis) / axis_length) @ parent.pseudocubic
+    pattern = antiphase_rotation(ideal[anion], np.asarray(axis) / axis_length) @ parent.pseudocubic
     return Modes(
         polar_b=float((u[sites == "B"] @ polar).mean()),
         polar_x=float((u[anion] @ polar).mean()),
@@ -196,7 +196,7 @@ def monoclinic(samarium: float = 0.0, model: MonoclinicModel | None = None) -> P
     shift = np.zeros((40, 3))  # Å; A columns are the origin
     shift[sites == "B"] = scale * modes.polar_b * polar
     shift[sites == "X"] = scale * modes.polar_x * polar
-    shift[sites == "X"] += angle * _antiphase_rotation(ideal[sites == "X"], turn) * edges.mean()
+    shift[sites == "X"] += angle * antiphase_rotation(ideal[sites == "X"], turn) * edges.mean()
     angle_deg = 90.0 - model.lean_deg
     symbols = [{"A": "Bi", "B": "Fe", "X": "O"}[str(site)] for site in sites]
     atoms = Atoms(
