@@ -47,7 +47,7 @@ class ScanPath:
         return cls(shape, pixel, np.zeros(2), np.eye(2) * pixel, np.zeros((rows, 2)), np.zeros((columns, 2)))
 
     def positions(self) -> tuple[Floats, Floats]:
-        """x and y on the specimen of every pixel, each of shape (rows, columns), Å."""
+        """X and y on the specimen of every pixel, each of shape (rows, columns), Å."""
         rows, columns = self.shape
         j, i = np.arange(columns, dtype=float), np.arange(rows, dtype=float)[:, None]
         x, y = (
