@@ -1,0 +1,246 @@
+"""Build a response library with the scattering-matrix engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from tiltsim.checkpoints import Checkpoints
+from tiltsim.images import resample
+from tiltsim.jobs import Job
+from tiltsim.library.request import EDGES, FORMAT, WAVE_VECTORS, LibraryRequest, Node, specimen
+from tiltsim.library.symmetry import symmetrized
+from tiltsim.settings import Numerics, TiltSeries
+from tiltsim.simulate import prepare, sample
+
+Floats = NDArray[np.float64]
+
+#: Columns that responses are centred on: interpolation in d is smooth only where the column itself stands still.
+SITES = ("A", "B")
+
+#: d along each axis in steps of ``polar_pm``.
+PLACES = (-1, 0, 1)
+
+#: Share of the images' root mean square that modes left out may carry, after a blur that every source exceeds, Å: without
+#: one, half the modes would hold the speckle of phonons at the finest spacings.
+_LEFT_OUT, _LEAST_SOURCE = 1e-3, 0.5
+
+Progress = Callable[[int, int], None]
+
+
+def node_job(
+    request: LibraryRequest,
+    node: Node,
+    tilts: TiltSeries,
+    cells: tuple[int, ...],
+    d_pm: tuple[float, float] | None = None,
+) -> Job:
+    """The simulation of one structure; ``d_pm`` replaces the node's own."""
+    edge = EDGES[node.material]
+    d = d_pm or (node.place[0] * request.polar_pm, node.place[1] * request.polar_pm)
+    slab = specimen(node.material, d, cells[-1] + cells[-1] % 2, samarium=node.samarium, name=node.name)
+    return prepare(
+        slab,
+        replace(request.microscope, source_fwhm=0.0),
+        tilts,
+        thicknesses=[n * edge for n in cells],
+        detector=request.detector,
+        phonons=request.phonons,
+        numerics=Numerics(wave_vectors=WAVE_VECTORS),
+    )[0]
+
+
+def simulated(
+    job: Job, work: Path | None, scheduler: str | None = None, progress: Progress | None = None
+) -> Floats:
+    """Images of a node, shape (pair, tilt_x, tilt_y, cells, y, x): means of u and −u over one period."""
+    found = sample(job, Checkpoints(job, work), scheduler=scheduler, progress=progress)
+    configs = found.periods[:, 0].astype(np.float64)
+    numbers = np.array([pair for pair, _ in found.labels])
+    pairs = np.stack([configs[numbers == n].mean(axis=0) for n in np.unique(numbers)])
+    return pairs.reshape(len(pairs), len(job.tilts.x), len(job.tilts.y), *pairs.shape[2:])
+
+
+def build_library(
+    request: LibraryRequest,
+    *,
+    work: Path | None = None,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Simulate the nodes and reduce their images to modes.
+
+    Parameters
+    ----------
+    request : LibraryRequest
+    work : Path, optional
+        Folder for finished units: the same call goes on where it was interrupted.
+    scheduler : str, optional
+        Address of a ``distributed`` scheduler.
+    progress : callable, optional
+        Called as ``progress(done, expected)`` in units of work.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``coefficients`` (site, mode, order_y, order_x, part): Fourier coefficients of every mode over one cell, around
+        an A or a B column; ``scores_BiFeO3`` (site, d_x, d_y, tilt_x, tilt_y, cells, mode), ``scores_samarium``
+        (site, tilt_x, tilt_y, cells, mode) per unit fraction of Sm, ``scores_SrTiO3``; ``noise`` (node, cells):
+        standard error of the mean image over phonon pairs, rms, as a share of the image's rms.
+    """
+    images: dict[Node, Floats] = {}
+    noise = []
+    done_before = 0
+    for number, node in enumerate(request.nodes):
+        latest = 0
+
+        def counted(
+            done: int, expected: int, base: int = done_before, left: int = len(request.nodes) - number
+        ) -> None:
+            nonlocal latest
+            latest = done
+            if progress is not None:
+                progress(base + done, base + expected * left)
+
+        job = node_job(request, node, request.series, request.cells)
+        pairs = simulated(job, work, scheduler, counted)
+        done_before += latest
+        images[node] = pairs.mean(axis=0)
+        noise.append(_noise(pairs))
+    return assembled(request, images, np.array(noise))
+
+
+def _noise(pairs: Floats) -> Floats:
+    """Rms standard error of the mean over pairs, over the image's rms, for each thickness; NaN for one pair."""
+    if len(pairs) < 2:
+        return np.full(pairs.shape[3], np.nan)
+    error = pairs.var(axis=0, ddof=1) / len(pairs)
+    return np.asarray(
+        np.sqrt(error.mean(axis=(0, 1, 3, 4)) / (pairs.mean(axis=0) ** 2).mean(axis=(0, 1, 3, 4)))
+    )
+
+
+def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats) -> xr.Dataset:
+    """The library's dataset from the mean images of its nodes; see :func:`build_library`."""
+    most = max(max(i.shape[-2:]) for i in images.values())
+    images = {n: resample(i.astype(np.float32), most, most).astype(np.float64) for n, i in images.items()}
+    polar = {n.place: i for n, i in images.items() if n.material == "BiFeO3" and not n.samarium}
+    grid = np.empty((3, 3, *images[request.nodes[0]].shape))
+    for ix, px in enumerate(PLACES):
+        for iy, py in enumerate(PLACES):
+            base = (max(abs(px), abs(py)), min(abs(px), abs(py)))
+            grid[ix, iy] = symmetrized(polar[base], base, (px, py))
+    doped, null = (
+        symmetrized(images[n], (0, 0), (0, 0))[None, None]
+        for n in request.nodes
+        if n.samarium or n.material == "SrTiO3"
+    )
+    coefficients, scores = [], []
+    for site in SITES:
+        states = [
+            _around(site, grid, request.polar_pm / 100.0 / EDGES["BiFeO3"]),
+            _around(site, doped, 0.0),
+            _around(site, null, 0.0),
+        ]
+        soft = [_filtered(s, 1.0) for s in states]
+        modes = _modes(np.concatenate([s.reshape(-1, most * most) for s in soft]))
+        sharp = _filtered(modes.reshape(-1, most, most), -1.0)
+        coefficients.append(np.fft.fft2(sharp) / most**2)
+        scores.append([s.reshape(*s.shape[:-2], -1) @ modes.T for s in soft])
+    modes_kept = max(len(c) for c in coefficients)
+    stacked = np.zeros((2, modes_kept, most, most), dtype=complex)
+    for n, c in enumerate(coefficients):
+        stacked[n, : len(c)] = np.fft.fftshift(c, axes=(-2, -1))
+    parts = [_padded([s[n] for s in scores], modes_kept) for n in range(3)]
+    samarium = (parts[1][:, 0, 0] - parts[0][:, 1, 1]) / request.samarium
+    orders = np.arange(most) - most // 2
+    tail = ("tilt_x", "tilt_y", "cells", "mode")
+    one = {"units": "1"}
+    amplitude = one | {"long_name": "share of each mode in the image, fraction of the incident beam"}
+    tilts = np.array(request.series.x)
+    mrad = {"units": "mrad", "long_name": "direction of the beam inside the crystal"}
+    d = np.array(PLACES) * request.polar_pm
+    pm = {"units": "pm", "long_name": "mean of surrounding A columns − B column"}
+    return xr.Dataset(
+        {
+            "coefficients": (
+                ("site", "mode", "order_y", "order_x", "part"),
+                np.stack([stacked.real, stacked.imag], axis=-1).astype(np.float32),
+                one | {"long_name": "Fourier coefficients of the modes over one cell"},
+            ),
+            "scores_BiFeO3": (("site", "d_x", "d_y", *tail), parts[0].astype(np.float32), amplitude),
+            "scores_samarium": (("site", *tail), samarium.astype(np.float32), amplitude | {"comment": "change per unit Sm fraction of BiFeO3"}),
+            "scores_SrTiO3": (("site", *tail), parts[2][:, 0, 0].astype(np.float32), amplitude),
+            "noise": (
+                ("node", "cells"), noise,
+                one | {"long_name": "standard error over phonon pairs / image, rms, before symmetry is used"},
+            ),
+        },
+        coords={
+            "site": list(SITES), "part": ["real", "imaginary"], "node": [n.name for n in request.nodes],
+            "d_x": ("d_x", d, pm), "d_y": ("d_y", d, pm),
+            "tilt_x": ("tilt_x", tilts, mrad), "tilt_y": ("tilt_y", tilts, mrad),
+            "cells": ("cells", np.array(request.cells), one | {"long_name": "thickness in pseudocubic cells"}),
+            "order_y": ("order_y", orders, one), "order_x": ("order_x", orders, one),
+            "mode": ("mode", np.arange(modes_kept), one),
+        },
+        attrs={
+            "title": "response of perovskite cells to displacement, composition, tilt and thickness",
+            "format": FORMAT,
+            "digest": request.digest,
+            "request": json.dumps(request.as_dict(), ensure_ascii=False),
+            "edges_angstrom": json.dumps(EDGES),
+            "axes": "x right, y down, beam into the page; origin on the site's own column",
+            "tiltsim_version": version("tiltsim"),
+            "abtem_version": version("abtem"),
+        },
+    )  # fmt: skip
+
+
+def _around(site: str, images: Floats, step: float) -> Floats:
+    """Images (d_x, d_y, …, y, x) around an A column moved so that the origin is on the ``site``'s column.
+
+    ``step`` is the d of one place, in cells.
+    """
+    if site == "A":
+        return images
+    n = images.shape[-1]
+    k = np.fft.fftfreq(n, 1.0 / n)
+    result = np.empty_like(images)
+    middle = images.shape[0] // 2
+    for ix in range(images.shape[0]):
+        for iy in range(images.shape[1]):
+            x, y = 0.5 - step * (ix - middle), 0.5 - step * (iy - middle)
+            wave = np.exp(2j * np.pi * (k[:, None] * y + k * x))
+            result[ix, iy] = np.fft.ifft2(np.fft.fft2(images[ix, iy]) * wave).real
+    return result
+
+
+def _filtered(images: Floats, power: float) -> Floats:
+    """Images (…, y, x) over one cell blurred by the least source, or with power −1 sharpened again."""
+    n = images.shape[-1]
+    sigma = _LEAST_SOURCE / np.sqrt(8.0 * np.log(2.0)) / EDGES["BiFeO3"]
+    k = np.fft.fftfreq(n, 1.0 / n)
+    gain = np.exp(-2.0 * power * (np.pi * sigma) ** 2 * (k[:, None] ** 2 + k**2))
+    return np.fft.ifft2(np.fft.fft2(images) * gain).real
+
+
+def _modes(states: Floats) -> Floats:
+    """Orthonormal rows that hold all ``states`` (n, samples) but a share of their rms."""
+    power, vectors = np.linalg.eigh(states.T @ states)
+    order = np.argsort(power)[::-1]
+    left = 1.0 - np.cumsum(power[order]) / power.sum()
+    count = int(np.argmax(left < _LEFT_OUT**2)) + 1
+    return vectors[:, order[:count]].T
+
+
+def _padded(scores: list[Floats], modes: int) -> Floats:
+    """Scores of both sites side by side, zero for modes that a site does not have; shape (site, …, mode)."""
+    return np.stack([np.pad(s, [(0, 0)] * (s.ndim - 1) + [(0, modes - s.shape[-1])]) for s in scores])

@@ -1,0 +1,165 @@
+"""What is asked of a response library, and the few structures that it takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from structures import Specimen, build_columns
+from structures.phases import SRTIO3_A, vegard
+from tiltsim.errors import SettingsError
+from tiltsim.settings import Detector, FrozenPhonons, Microscope, TiltSeries
+
+#: Changes whenever the numbers or the layout of a library change for the same request.
+FORMAT = 1
+
+#: Materials a library holds, and their pseudocubic edges, Å: bulk BiFeO3 by volume, and SrTiO3.
+EDGES = {"BiFeO3": vegard(0.0), "SrTiO3": SRTIO3_A}
+
+#: Residual wave vectors along each axis: a box of 15.8 Å, in which one cell of every column is drawn 16 times.
+WAVE_VECTORS = 4
+
+
+@dataclass(frozen=True)
+class Node:
+    """A structure whose images are simulated.
+
+    Parameters
+    ----------
+    material : str
+    place : (int, int)
+        d along x and y in steps of ``polar_pm``: one of each kind that the square's symmetry tells apart.
+    samarium : float
+        Fraction.
+    """
+
+    material: str
+    place: tuple[int, int] = (0, 0)
+    samarium: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Label, usable as a file name."""
+        return f"{self.material}-{self.place[0]}{self.place[1]}-{self.samarium:g}"
+
+
+@dataclass(frozen=True)
+class LibraryRequest:
+    """The response of a cell under one microscope, over displacement, composition, tilt and thickness.
+
+    Parameters
+    ----------
+    microscope : Microscope
+        Its ``source_fwhm`` is left to the user of the library.
+    detector : Detector
+        One ring without segments. Default 65–110 mrad, which does nearly what 200 mrad does for a third of the
+        work (docs/physics.md).
+    largest_tilt : float
+        Of the beam inside a crystal along x and along y, mrad: the specimen's tilt and the lean of a variant
+        (R3c: 9.9 mrad along both) together.
+    tilts : int
+        Odd number of tilts along each axis from −``largest_tilt`` to ``largest_tilt``.
+    thickest : float
+        Å.
+    step_cells : int
+        Cells along the beam between thicknesses, even; also the least thickness.
+    polar_pm : float
+        d is interpolated between −``polar_pm``, 0 and ``polar_pm`` along each axis.
+    samarium : float
+        Fraction at which the effect of Sm is computed; it is taken as linear.
+    phonons : FrozenPhonons
+        Pairs for each structure; each pair holds 16 independent draws.
+    """
+
+    microscope: Microscope = field(default_factory=Microscope)
+    detector: Detector = field(default_factory=lambda: Detector(65.0, 110.0))
+    largest_tilt: float = 16.0
+    tilts: int = 9
+    thickest: float = 400.0
+    step_cells: int = 6
+    polar_pm: float = 30.0
+    samarium: float = 0.2
+    phonons: FrozenPhonons = field(default_factory=lambda: FrozenPhonons(pairs=4, redraw=True))
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be interpolated."""
+        if self.tilts < 5 or self.tilts % 2 == 0:
+            raise SettingsError(
+                f"tilts {self.tilts} must be odd and at least 5, so that splines pass through zero."
+            )
+        if self.step_cells < 2 or self.step_cells % 2:
+            raise SettingsError(
+                f"step_cells {self.step_cells} must be even: octahedra alternate along the beam."
+            )
+        if not 5.0 <= self.polar_pm <= 60.0:
+            raise SettingsError(f"polar_pm {self.polar_pm:g} pm is outside 5 to 60 pm; 30 holds bulk BiFeO3.")
+        if not 0.0 < self.samarium <= 1.0:
+            raise SettingsError(f"samarium {self.samarium:g} is not a fraction above 0; give e.g. 0.2.")
+        if self.detector.segments > 1:
+            raise SettingsError(
+                "detector.segments: a library holds one whole ring; build one for each sector's ring."
+            )
+        if self.microscope.aberrations:
+            unlike = [
+                n for n, v in self.microscope.aberrations.items() if v and n not in ("defocus", "C10", "C30")
+            ]
+            if unlike:
+                raise SettingsError(
+                    f"aberrations.{unlike[0]}: a library needs a round probe, whose symmetry it uses; leave it to the "
+                    "faults of the synthesis."
+                )
+        if len(self.cells) < 4:
+            raise SettingsError(
+                f"thickest {self.thickest:g} Å leaves {len(self.cells)} thicknesses of {self.step_cells} cells; at least 4 "
+                "are needed."
+            )
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """Thicknesses, in cells along the beam."""
+        most = int(self.thickest / min(EDGES.values()) + 1e-9)
+        return tuple(range(self.step_cells, most + 1, self.step_cells))
+
+    @property
+    def series(self) -> TiltSeries:
+        """The tilts to simulate."""
+        return TiltSeries.grid(self.largest_tilt, self.tilts)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The structures to simulate: all others follow by the symmetry of the square."""
+        return (
+            Node("BiFeO3"), Node("BiFeO3", (1, 0)), Node("BiFeO3", (1, 1)), Node("BiFeO3", samarium=self.samarium),
+            Node("SrTiO3"),
+        )  # fmt: skip
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that the library's numbers follow from, except versions of other programs."""
+        text = json.dumps(self.as_dict() | {"format": FORMAT, "edges": EDGES}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form."""
+        return asdict(self)
+
+
+def specimen(
+    material: str,
+    d_pm: tuple[float, float],
+    thickness_cells: int,
+    *,
+    samarium: float = 0.0,
+    name: str = "node",
+) -> Specimen:
+    """One cell wide slab of a ``material`` with in-plane ``d_pm``; the lattice is the undoped material's."""
+    edge = EDGES[material]
+    return build_columns(
+        np.array(d_pm, dtype=float).reshape(1, 1, 2), thickness=thickness_cells * edge, edge_x=edge, edge_y=edge,
+        edge_z=edge, samarium=samarium, material=material, name=name,
+    )  # fmt: skip

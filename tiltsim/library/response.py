@@ -1,0 +1,311 @@
+"""The response of cells at any displacement, composition, tilt and thickness, and its derivatives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from tiltsim.errors import SettingsError
+from tiltsim.library import splines
+from tiltsim.library.request import FORMAT
+from tiltsim.output import read_dataset
+
+#: What the response can be differentiated by, and its units.
+PARAMETERS = {"tilt_x": "mrad", "tilt_y": "mrad", "thickness": "Å", "d_x": "pm", "d_y": "pm", "samarium": "1"}
+
+#: How far beyond the outermost d the parabolas are still used, in steps of d.
+_BEYOND = 0.5
+
+#: Rows of the table of spline coefficients: 3 × 3 displacements of BiFeO3, the effect of Sm, SrTiO3.
+_SAMARIUM, _NULL = 9, 10
+
+Parameter = Literal["tilt_x", "tilt_y", "thickness", "d_x", "d_y", "samarium"]
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """A response library, ready to be asked.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        From :func:`tiltsim.library.build_library`.
+    """
+
+    dataset: xr.Dataset
+
+    @property
+    def digest(self) -> str:
+        """Of what was asked for and of the numbers that came of it."""
+        content = hashlib.sha256(str(self.dataset.attrs["digest"]).encode())
+        for name in ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3"):
+            content.update(np.ascontiguousarray(self.dataset[name].values).tobytes())
+        return content.hexdigest()[:16]
+
+    @cached_property
+    def edges(self) -> dict[str, float]:
+        """Pseudocubic edge of every material, Å."""
+        return {str(k): float(v) for k, v in json.loads(self.dataset.attrs["edges_angstrom"]).items()}
+
+    @property
+    def materials(self) -> tuple[str, ...]:
+        """Names of the materials, in the order of their numbers."""
+        return tuple(self.edges)
+
+    @property
+    def tilt_limit(self) -> float:
+        """Largest tilt along x and along y, mrad."""
+        return float(self.dataset.tilt_x[-1])
+
+    @property
+    def thickness_range(self) -> tuple[float, float]:
+        """Least and largest thickness that all materials have, Å."""
+        cells = self.dataset.cells.values
+        return float(cells[0] * max(self.edges.values())), float(cells[-1] * min(self.edges.values()))
+
+    @property
+    def d_limit(self) -> float:
+        """Largest |d| along x and along y, pm."""
+        return float(self.dataset.d_x[-1] * (1.0 + _BEYOND))
+
+    @cached_property
+    def splines(self) -> NDArray[np.float32]:
+        """Spline coefficients, shape (site, row, tilt_x + 2, tilt_y + 2, cells + 2, mode)."""
+        d = self.dataset
+        polar = d.scores_BiFeO3.values
+        rows = np.concatenate(
+            [
+                polar.reshape(polar.shape[0], 9, *polar.shape[3:]),
+                d.scores_samarium.values[:, None],
+                d.scores_SrTiO3.values[:, None],
+            ],
+            axis=1,
+        ).astype(np.float64)
+        for axis in (2, 3, 4):
+            rows = splines.coefficients(rows, axis)
+        return np.ascontiguousarray(rows, dtype=np.float32)
+
+    @cached_property
+    def coefficients(self) -> NDArray[np.complex128]:
+        """Fourier coefficients of the modes, shape (site, mode, order_y, order_x), order 0 in the middle."""
+        parts = self.dataset.coefficients.values.astype(np.float64)
+        return parts[..., 0] + 1j * parts[..., 1]
+
+    def scores(
+        self,
+        site: Literal["A", "B"],
+        *,
+        tilt: ArrayLike,
+        thickness: ArrayLike,
+        d: ArrayLike = (0.0, 0.0),
+        samarium: ArrayLike = 0.0,
+        material: ArrayLike = 0,
+        derivative: Parameter | None = None,
+    ) -> NDArray[np.float32]:
+        """How much of each mode the image around columns holds.
+
+        Parameters
+        ----------
+        site : {"A", "B"}
+            Which columns the image is centred on.
+        tilt : array_like, shape (..., 2)
+            mrad.
+        thickness : array_like, shape (...)
+            Å.
+        d : array_like, shape (..., 2)
+            pm.
+        samarium : array_like, shape (...)
+            Fraction.
+        material : array_like of int, shape (...)
+            Index into :attr:`materials`.
+        derivative : str, optional
+            Instead, the derivative with respect to one of :data:`PARAMETERS`, per its unit.
+
+        Returns
+        -------
+        ndarray, shape (..., mode)
+
+        Raises
+        ------
+        SettingsError
+            If something lies beyond what the library holds.
+        """
+        tilt, d = np.asarray(tilt, dtype=float), np.asarray(d, dtype=float)
+        thickness, samarium = np.asarray(thickness, dtype=float), np.asarray(samarium, dtype=float)
+        number = np.asarray(material)
+        shape = np.broadcast_shapes(
+            tilt.shape[:-1], d.shape[:-1], thickness.shape, samarium.shape, number.shape
+        )
+        number = np.broadcast_to(number, shape).ravel().astype(np.int64)
+        states = np.empty((len(number), 6))
+        for column, values in enumerate(
+            (tilt[..., 0], tilt[..., 1], thickness, d[..., 0], d[..., 1], samarium)
+        ):
+            states[:, column] = np.broadcast_to(values, shape).ravel()
+        self._check(states)
+        data = self.dataset
+        edge = np.array(list(self.edges.values()))
+        # From units to steps between nodes.
+        first = np.array([float(data[n][0]) for n in ("tilt_x", "tilt_y", "cells")] + [0.0, 0.0, 0.0])
+        step = np.array(
+            [float(data[n][1] - data[n][0]) for n in ("tilt_x", "tilt_y", "cells", "d_x", "d_y")] + [1.0]
+        )
+        states[:, 2] /= edge[number]
+        places = (states - first) / step
+        which = -1 if derivative is None else list(PARAMETERS).index(derivative)
+        result = np.empty((len(number), self.splines.shape[-1]), dtype=np.float32)
+        _scores(self.splines["AB".index(site)], places, number, which, result)
+        if derivative is not None:
+            result /= step[which] * (edge[number][:, None] if derivative == "thickness" else 1.0)
+        return result.reshape(*shape, -1)
+
+    def _check(self, states: NDArray[np.float64]) -> None:
+        low, high = self.thickness_range
+        limits = (
+            ("tilt_x", 0, -self.tilt_limit, self.tilt_limit, "mrad"),
+            ("tilt_y", 1, -self.tilt_limit, self.tilt_limit, "mrad"),
+            ("thickness", 2, low, high, "Å"),
+            ("d_x", 3, -self.d_limit, self.d_limit, "pm"),
+            ("d_y", 4, -self.d_limit, self.d_limit, "pm"),
+            ("samarium", 5, 0.0, 1.0, ""),
+        )
+        for name, column, least, most, unit in limits:
+            values = states[:, column]
+            if not ((values >= least - 1e-6) & (values <= most + 1e-6)).all():  # NaN too
+                worst = values[
+                    np.argmax(np.where(np.isfinite(values), np.abs(values - (least + most) / 2), np.inf))
+                ]
+                raise SettingsError(
+                    f"{name} {worst:.4g} {unit} lies outside the library's {least:.4g} to {most:.4g} {unit}; stay within, "
+                    "or build a larger library."
+                )
+
+    def cell_image(
+        self,
+        site: Literal["A", "B"],
+        x: ArrayLike,
+        y: ArrayLike,
+        *,
+        source_fwhm: float = 0.0,
+        **state: ArrayLike,
+    ) -> NDArray[np.float64]:
+        """Image of a uniform crystal around one of its columns.
+
+        Parameters
+        ----------
+        site : {"A", "B"}
+            The column at the origin.
+        x, y : array_like, shape (nx,), (ny,)
+            Places, in cells.
+        source_fwhm : float
+            Gaussian blur, in cells.
+        **state
+            A single state, as :meth:`scores` takes it; ``derivative`` too.
+
+        Returns
+        -------
+        ndarray, shape (ny, nx)
+            Fraction of the incident beam.
+        """
+        scores = self.scores(site, **state).astype(np.float64)  # type: ignore[arg-type]
+        c = np.tensordot(scores, self.coefficients["AB".index(site)], (-1, 0))
+        orders = self.dataset.order_x.values
+        sigma = source_fwhm / np.sqrt(8.0 * np.log(2.0))
+        soft = np.exp(-2.0 * (np.pi * sigma * orders) ** 2)
+        along_x, along_y = (
+            soft * np.exp(2j * np.pi * np.asarray(v, dtype=float)[:, None] * orders) for v in (x, y)
+        )
+        return np.real(along_y @ c @ along_x.T)
+
+
+@njit(cache=True, nogil=True)
+def _scores(
+    table: NDArray[np.float32], places: NDArray[np.float64], material: NDArray[np.int64], which: int,
+    result: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """Scores of states in steps between nodes (tilt_x, tilt_y, cells, d_x, d_y, samarium); ``which`` to differentiate."""
+    rows, nx, ny, nz, modes = table.shape
+    value, slope = np.empty((3, 4)), np.empty((3, 4))
+    first = np.empty(3, np.int64)
+    sizes = (nx - 2, ny - 2, nz - 2)
+    parabola = np.empty((2, 3))
+    local = np.zeros((rows, modes), np.float32)
+    known, begin, end = -1, 0, 0
+    for n in range(places.shape[0]):
+        begin, end = (0, _NULL) if material[n] == 0 else (_NULL, _NULL + 1)
+        same = known == material[n]
+        if same:
+            for axis in range(3):
+                same = same and places[n, axis] == places[n - 1, axis]
+        if not same:  # neighbours often share tilt and thickness
+            known = material[n]
+            for axis in range(3):
+                first[axis] = splines.weights(places[n, axis], sizes[axis], value[axis], slope[axis])
+                if which == axis:
+                    value[axis] = slope[axis]
+            local[begin:end] = 0.0
+            for row in range(begin, end):
+                for i in range(4):
+                    for j in range(4):
+                        for k in range(4):
+                            weight = np.float32(value[0, i] * value[1, j] * value[2, k])
+                            source = table[row, first[0] + i, first[1] + j, first[2] + k]
+                            for m in range(modes):
+                                local[row, m] += weight * source[m]
+        for axis in range(2):
+            s = places[n, 3 + axis]
+            if which == 3 + axis:
+                parabola[axis] = np.array([s - 0.5, -2.0 * s, s + 0.5])
+            else:
+                parabola[axis] = np.array([s * (s - 1.0) / 2.0, 1.0 - s * s, s * (s + 1.0) / 2.0])
+        out = result[n]
+        out[:] = 0.0
+        if begin == _NULL:
+            if which < 3:
+                out[:] = local[_NULL]
+            continue
+        if which != 5:
+            for i in range(3):
+                for j in range(3):
+                    weight = np.float32(parabola[0, i] * parabola[1, j])
+                    for m in range(modes):
+                        out[m] += weight * local[3 * i + j, m]
+        if which < 3 or which == 5:
+            weight = np.float32(1.0 if which == 5 else places[n, 5])
+            for m in range(modes):
+                out[m] += weight * local[_SAMARIUM, m]
+
+
+def open_library(path: str | Path) -> Library:
+    """Read a library from its netCDF file.
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing, damaged, of another kind or of another version.
+    """
+    dataset = read_dataset(Path(path))
+    if "coefficients" not in dataset or "request" not in dataset.attrs:
+        raise SettingsError(f"{path}: is no response library; make one with `tiltsim library build`.")
+    if dataset.attrs.get("format") != FORMAT:
+        raise SettingsError(
+            f"{path}: has format {dataset.attrs.get('format')}, this version reads {FORMAT}; build it anew with "
+            "`tiltsim library build`."
+        )
+    library = Library(dataset)
+    wanted = dataset.attrs.get("content")
+    if wanted is not None and wanted != library.digest:
+        raise SettingsError(f"{path}: its numbers have changed since it was built; build it anew.")
+    for name in ("scores_BiFeO3", "scores_samarium", "scores_SrTiO3"):
+        if name not in dataset or not np.isfinite(dataset[name].values).all():
+            raise SettingsError(f"{path}: {name} is missing or not finite; build the library anew.")
+    return library
