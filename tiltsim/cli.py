@@ -15,6 +15,7 @@ import dcnn
 import structures
 from tiltsim.cli_converge import converge
 from tiltsim.cli_images import predict, train
+from tiltsim.cli_library import library
 from tiltsim.cli_measure import measure
 from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, in_options, print_lines
 from tiltsim.cli_specimens import simulate, structure
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for verb in (structure, simulate, converge, measure, train, predict):
     app.command()(verb)
+app.add_typer(library, name="library")
 
 
 @app.command()

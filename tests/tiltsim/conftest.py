@@ -4,9 +4,11 @@ import sys
 
 import pytest
 
+import analysis
 import structures
 import tiltsim
 from tiltsim.cli import main
+from tiltsim.library import LibraryRequest, build_library, open_library
 
 #: Detector small enough for seconds, at the full band limit factor.
 DETECTOR = tiltsim.Detector(65.0, 80.0)
@@ -43,6 +45,31 @@ def shaken():
         keep_configs=True,
     )
     return specimen, images
+
+
+#: A library of seconds: smaller aperture and ring than a user's, everything else as real.
+SMALL_LIBRARY = LibraryRequest(
+    tiltsim.Microscope(semiangle_cutoff=22.0),
+    tiltsim.Detector(45.0, 75.0),
+    largest_tilt=12.0,
+    tilts=5,
+    thickest=96.0,
+    phonons=tiltsim.FrozenPhonons(pairs=1, redraw=True),
+)
+
+
+@pytest.fixture(scope="session")
+def library_file(tmp_path_factory):
+    """A small response library on disk; its units of work lie beside it in ``work``."""
+    folder = tmp_path_factory.mktemp("library")
+    dataset = build_library(SMALL_LIBRARY, work=folder / "work")
+    return analysis.write_dataset(dataset, folder / "library.nc")
+
+
+@pytest.fixture(scope="session")
+def library(library_file):
+    """The same, opened."""
+    return open_library(library_file)
 
 
 @pytest.fixture

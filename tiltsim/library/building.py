@@ -16,6 +16,7 @@ from tiltsim.checkpoints import Checkpoints
 from tiltsim.images import resample
 from tiltsim.jobs import Job
 from tiltsim.library.request import EDGES, FORMAT, WAVE_VECTORS, LibraryRequest, Node, specimen
+from tiltsim.library.response import Library
 from tiltsim.library.symmetry import symmetrized
 from tiltsim.settings import Numerics, TiltSeries
 from tiltsim.simulate import prepare, sample
@@ -41,6 +42,7 @@ def node_job(
     tilts: TiltSeries,
     cells: tuple[int, ...],
     d_pm: tuple[float, float] | None = None,
+    device: str = "auto",
 ) -> Job:
     """The simulation of one structure; ``d_pm`` replaces the node's own."""
     edge = EDGES[node.material]
@@ -54,6 +56,7 @@ def node_job(
         detector=request.detector,
         phonons=request.phonons,
         numerics=Numerics(wave_vectors=WAVE_VECTORS),
+        device=device,
     )[0]
 
 
@@ -72,6 +75,7 @@ def build_library(
     request: LibraryRequest,
     *,
     work: Path | None = None,
+    device: str = "auto",
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -82,6 +86,8 @@ def build_library(
     request : LibraryRequest
     work : Path, optional
         Folder for finished units: the same call goes on where it was interrupted.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute.
     scheduler : str, optional
         Address of a ``distributed`` scheduler.
     progress : callable, optional
@@ -109,12 +115,13 @@ def build_library(
             if progress is not None:
                 progress(base + done, base + expected * left)
 
-        job = node_job(request, node, request.series, request.cells)
+        job = node_job(request, node, request.series, request.cells, device=device)
         pairs = simulated(job, work, scheduler, counted)
         done_before += latest
         images[node] = pairs.mean(axis=0)
         noise.append(_noise(pairs))
-    return assembled(request, images, np.array(noise))
+    dataset = assembled(request, images, np.array(noise))
+    return dataset.assign_attrs(content=Library(dataset).digest)
 
 
 def _noise(pairs: Floats) -> Floats:
@@ -159,7 +166,7 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
     for n, c in enumerate(coefficients):
         stacked[n, : len(c)] = np.fft.fftshift(c, axes=(-2, -1))
     parts = [_padded([s[n] for s in scores], modes_kept) for n in range(3)]
-    samarium = (parts[1][:, 0, 0] - parts[0][:, 1, 1]) / request.samarium
+    samarium = (parts[1][:, 0, 0] - parts[0][:, 1, 1]) / request.samarium_placed
     orders = np.arange(most) - most // 2
     tail = ("tilt_x", "tilt_y", "cells", "mode")
     one = {"units": "1"}

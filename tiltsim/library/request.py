@@ -126,6 +126,11 @@ class LibraryRequest:
         return tuple(range(self.step_cells, most + 1, self.step_cells))
 
     @property
+    def samarium_placed(self) -> float:
+        """Fraction that ``samarium`` comes to in whole atoms of one column."""
+        return round(self.samarium * self.cells[-1]) / self.cells[-1]
+
+    @property
     def series(self) -> TiltSeries:
         """The tilts to simulate."""
         return TiltSeries.grid(self.largest_tilt, self.tilts)

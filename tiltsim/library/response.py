@@ -13,10 +13,11 @@ import numpy as np
 import xarray as xr
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from tiltsim.errors import SettingsError
 from tiltsim.library import splines
-from tiltsim.library.request import FORMAT
+from tiltsim.library.request import FORMAT, LibraryRequest
 from tiltsim.output import read_dataset
 
 #: What the response can be differentiated by, and its units.
@@ -151,43 +152,79 @@ class Library:
             (tilt[..., 0], tilt[..., 1], thickness, d[..., 0], d[..., 1], samarium)
         ):
             states[:, column] = np.broadcast_to(values, shape).ravel()
-        self._check(states)
         data = self.dataset
-        edge = np.array(list(self.edges.values()))
+        edge = np.array(list(self.edges.values()))[number]
+        self._check(states, edge)
         # From units to steps between nodes.
         first = np.array([float(data[n][0]) for n in ("tilt_x", "tilt_y", "cells")] + [0.0, 0.0, 0.0])
         step = np.array(
             [float(data[n][1] - data[n][0]) for n in ("tilt_x", "tilt_y", "cells", "d_x", "d_y")] + [1.0]
         )
-        states[:, 2] /= edge[number]
+        states[:, 2] /= edge
         places = (states - first) / step
         which = -1 if derivative is None else list(PARAMETERS).index(derivative)
         result = np.empty((len(number), self.splines.shape[-1]), dtype=np.float32)
         _scores(self.splines["AB".index(site)], places, number, which, result)
         if derivative is not None:
-            result /= step[which] * (edge[number][:, None] if derivative == "thickness" else 1.0)
+            result /= step[which] * (edge[:, None] if derivative == "thickness" else 1.0)
         return result.reshape(*shape, -1)
 
-    def _check(self, states: NDArray[np.float64]) -> None:
-        low, high = self.thickness_range
+    def _check(self, states: NDArray[np.float64], edge: NDArray[np.float64]) -> None:
+        cells = self.dataset.cells.values[[0, -1]]
         limits = (
-            ("tilt_x", 0, -self.tilt_limit, self.tilt_limit, "mrad"),
-            ("tilt_y", 1, -self.tilt_limit, self.tilt_limit, "mrad"),
-            ("thickness", 2, low, high, "Å"),
-            ("d_x", 3, -self.d_limit, self.d_limit, "pm"),
-            ("d_y", 4, -self.d_limit, self.d_limit, "pm"),
-            ("samarium", 5, 0.0, 1.0, ""),
+            ("tilt_x", -self.tilt_limit, self.tilt_limit, "mrad"),
+            ("tilt_y", -self.tilt_limit, self.tilt_limit, "mrad"),
+            ("thickness", cells[0] * edge, cells[1] * edge, "Å"),
+            ("d_x", -self.d_limit, self.d_limit, "pm"),
+            ("d_y", -self.d_limit, self.d_limit, "pm"),
+            ("samarium", 0.0, 1.0, ""),
         )
-        for name, column, least, most, unit in limits:
-            values = states[:, column]
-            if not ((values >= least - 1e-6) & (values <= most + 1e-6)).all():  # NaN too
-                worst = values[
-                    np.argmax(np.where(np.isfinite(values), np.abs(values - (least + most) / 2), np.inf))
-                ]
+        for column, (name, low, high, unit) in enumerate(limits):
+            values, low, high = np.broadcast_arrays(states[:, column], low, high)
+            inside = (values >= low - 1e-6) & (values <= high + 1e-6)  # not so for NaN
+            if not inside.all():
+                worst = int(np.argmin(inside))
                 raise SettingsError(
-                    f"{name} {worst:.4g} {unit} lies outside the library's {least:.4g} to {most:.4g} {unit}; stay within, "
-                    "or build a larger library."
+                    f"{name} {values[worst]:.4g} {unit} lies outside the library's {low[worst]:.4g} to {high[worst]:.4g} "
+                    f"{unit}; stay within, or build a larger library."
                 )
+
+    @cached_property
+    def request(self) -> LibraryRequest:
+        """How the library was made."""
+        try:
+            return TypeAdapter(LibraryRequest).validate_json(self.dataset.attrs["request"])
+        except ValidationError as error:
+            raise SettingsError("the library does not say how it was made; build it anew.") from error
+
+    def uniform_image(
+        self, x: ArrayLike, y: ArrayLike, *, source_fwhm: float = 0.0, d: tuple[float, float] = (0.0, 0.0),
+        material: int = 0, **state: ArrayLike,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Image of a uniform crystal with an A column at the origin, blended as the painting of fields does.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (nx,), (ny,)
+            Places, in cells.
+        source_fwhm : float
+            Gaussian blur, in cells.
+        d, material, **state
+            A single state, as :meth:`scores` takes it.
+
+        Returns
+        -------
+        ndarray, shape (ny, nx)
+            Fraction of the incident beam.
+        """
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        step = np.array(d) / 100.0 / list(self.edges.values())[material]
+        at_b = 0.5 - step
+        whole = {"source_fwhm": source_fwhm, "d": d, "material": material, **state}
+        around_a = self.cell_image("A", x, y, **whole)  # type: ignore[arg-type]
+        around_b = self.cell_image("B", x - at_b[0], y - at_b[1], **whole)  # type: ignore[arg-type]
+        share = [column_share(x - c[0], y[:, None] - c[1]) for c in ((0.0, 0.0), at_b)]
+        return (share[0] * around_a + share[1] * around_b) / (share[0] + share[1])
 
     def cell_image(
         self,
@@ -225,6 +262,20 @@ class Library:
             soft * np.exp(2j * np.pi * np.asarray(v, dtype=float)[:, None] * orders) for v in (x, y)
         )
         return np.real(along_y @ c @ along_x.T)
+
+
+def column_share(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weight, before it is normalized, of all columns of a site at (``u``, ``v``) cells from one of them.
+
+    1 on a column, 0 on the four nearest of the other site, flat at both; the same as in the painting of fields.
+    """
+    u, v = u - np.round(u), v - np.round(v)
+    total = np.zeros(np.broadcast_shapes(u.shape, v.shape))
+    for i in (-1, 0, 1):
+        for j in (-1, 0, 1):
+            p, q = 1.0 - np.abs(u - i + v - j), 1.0 - np.abs(u - i - v + j)
+            total += np.clip(p, 0, 1) ** 2 * (3.0 - 2.0 * p) * np.clip(q, 0, 1) ** 2 * (3.0 - 2.0 * q)
+    return total
 
 
 @njit(cache=True, nogil=True)
