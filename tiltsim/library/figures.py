@@ -19,7 +19,7 @@ def plot_library(library: Library) -> Figure:
     wanted = [t for t in (50.0, 100.0, 200.0, 300.0, 400.0) if low <= t <= high] or [low, high]
     thicknesses = sorted({min(t, high) for t in (*wanted, high)})[:5]
     edge = library.edges["BiFeO3"]
-    axis = np.linspace(-0.5, 1.5, 101)
+    axis = np.linspace(-0.25, 1.75, 101)
     figure = Figure(figsize=(1.15 * len(tilts) + 0.6, 1.2 * len(thicknesses) + 0.7), layout="constrained")
     axes = figure.subplots(len(thicknesses), len(tilts), squeeze=False)
     for row, thickness in enumerate(thicknesses):
@@ -28,16 +28,17 @@ def plot_library(library: Library) -> Figure:
             image = library.uniform_image(
                 axis, axis, source_fwhm=_SOURCE / edge, d=_D, tilt=(tilt, 0.0), thickness=thickness
             )
-            ax.imshow(image, cmap="gray", extent=(-0.5, 1.5, 1.5, -0.5), interpolation="bicubic")
-            ax.plot([0, 1, 0, 1], [0, 0, 1, 1], "+", color="tab:orange", markersize=5)
-            ax.plot(*(0.5 - np.array(_D) / 100 / edge), "x", color="tab:cyan", markersize=4)
+            # B is a fifth as bright as A; one cell is left without marks.
+            ax.imshow(np.sqrt(image), cmap="gray", extent=(-0.25, 1.75, 1.75, -0.25), interpolation="bicubic")
+            ax.plot([0, 1], [0, 0], "+", color="tab:orange", markersize=5, markeredgewidth=0.8)
+            ax.plot(*(0.5 - np.array(_D) / 100 / edge), "+", color="tab:cyan", markersize=5, markeredgewidth=0.8)
             ax.set_xticks([])
             ax.set_yticks([])
             if row == 0:
                 ax.set_title(f"{tilt:+.3g} mrad", fontsize=8)
             if column == 0:
                 ax.set_ylabel(f"{thickness / 10:.3g} nm", fontsize=8)
-    figure.suptitle("BiFeO3, tilt along x: + true A columns, × true B column", fontsize=9)
+    figure.suptitle("BiFeO3, tilt along x, √intensity; + true places of A (orange) and B (blue) columns", fontsize=9)
     return figure
 
 

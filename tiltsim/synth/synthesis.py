@@ -1,0 +1,150 @@
+"""One synthetic micrograph with its truth: a recipe, a library and a seed in, an image and every cell out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import xarray as xr
+
+from tiltsim.library import Library
+from tiltsim.synth.covering import cover
+from tiltsim.synth.crystal import MATERIALS, Crystal
+from tiltsim.synth.detection import detect
+from tiltsim.synth.lattice import grid_shape, lay_out
+from tiltsim.synth.painting import paint
+from tiltsim.synth.path import ScanPath
+from tiltsim.synth.probe import transfer
+from tiltsim.synth.ranges import stream
+from tiltsim.synth.recipe import Recipe, draw
+from tiltsim.synth.scanning import draw_path
+
+_ANGSTROM, _PM, _MRAD, _ONE = ({"units": u} for u in ("Å", "pm", "mrad", "1"))
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A synthetic micrograph.
+
+    Parameters
+    ----------
+    image : DataArray (y, x)
+        What the microscope records; coordinates are pixel numbers times the nominal pixel size, Å.
+    truth : Dataset
+        See :func:`tiltsim.synth.synthesis.describe`.
+    recipe : Recipe
+        With the numbers drawn for this field.
+    """
+
+    image: xr.DataArray
+    truth: xr.Dataset
+    recipe: Recipe
+
+
+def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) -> Field:
+    """Draw one field of a set.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    library : Library
+        Its microscope and detector are the image's.
+    seed : int
+        Of the set.
+    field : int
+        Which field of the set: every field is a pure function of (recipe, library, seed, field).
+
+    Returns
+    -------
+    Field
+
+    Raises
+    ------
+    SettingsError
+        If a draw lies beyond what the library holds, naming the setting.
+    """
+    settled = draw(recipe, seed, field)
+    specimen, faults, pixel = settled.specimens[0], settled.faults, float(np.asarray(settled.pixel))
+    shapes = [grid_shape(kind, recipe.extent) for kind in recipe.specimens]
+    crystal = lay_out(
+        specimen,
+        (settled.size[1] * pixel, settled.size[0] * pixel),
+        stream(seed, field, "crystal"),
+        shape=(max(s[0] for s in shapes), max(s[1] for s in shapes)),
+        tilt_limit_mrad=library.tilt_limit,
+        thickness_range=library.thickness_range,
+    )
+    path = draw_path(faults.scan, settled.size, pixel, stream(seed, field, "scan"))
+    microscope = library.request.microscope
+    image = paint(crystal, library, path, lambda kx, ky: transfer(faults.probe, microscope, kx, ky))
+    image = cover(image, faults.cover, pixel, stream(seed, field, "cover"))
+    recorded, attributes = detect(image, faults.detection, pixel, stream(seed, field, "detection"))
+    rows, columns = settled.size
+    return Field(
+        xr.DataArray(
+            recorded,
+            dims=("y", "x"),
+            coords={
+                "y": ("y", np.arange(rows) * pixel, {**_ANGSTROM, "long_name": "down the image"}),
+                "x": ("x", np.arange(columns) * pixel, _ANGSTROM),
+            },
+            attrs={
+                **attributes,
+                "pixel_size_angstrom": pixel,
+                "calibrated": 1,
+                "source": "tiltsim synthetic field",
+                "seed": seed,
+                "field": field,
+                "library": library.digest,
+                "recipe": json.dumps(settled.as_dict(), ensure_ascii=False),
+                "tiltsim_version": version("tiltsim"),
+            },
+        ),
+        describe(crystal, path),
+        settled,
+    )
+
+
+def describe(crystal: Crystal, path: ScanPath) -> xr.Dataset:
+    """The truth of a field.
+
+    Returns
+    -------
+    Dataset
+        dims (row, column) of cells and (row_a, column_a) of A columns, one more each. ``a``, ``b``: true mean positions on
+        the specimen, Å; ``a_image``, ``b_image``: where the image shows those places, Å (pixel number × nominal pixel size,
+        scan faults included); ``d``: mean of the surrounding A columns − B column, pm; ``tilt``: of the beam in the cell's
+        crystal, mrad; ``thickness``, ``height``, Å; ``samarium``: of each A column; ``domain`` and ``material``: numbers of
+        the attributes' names; ``inside``: whether the image shows the whole cell.
+    """
+    a_image, b_image = path.shown_at(crystal.a), path.shown_at(crystal.b)
+    limits = (np.array(path.shape[::-1]) - 1) * path.pixel
+    shown = ((a_image >= 0) & (a_image <= limits)).all(axis=-1)
+    inside = shown[:-1, :-1] & shown[1:, :-1] & shown[:-1, 1:] & shown[1:, 1:]
+    cell, corner, vector = ("row", "column"), ("row_a", "column_a"), ("component",)
+    entrance = {"long_name": "true mean position on the entrance surface"}
+    image = {"long_name": "where the image shows it"}
+    return xr.Dataset(
+        {
+            "a": ((*corner, *vector), crystal.a, _ANGSTROM | entrance),
+            "b": ((*cell, *vector), crystal.b, _ANGSTROM | entrance),
+            "a_image": ((*corner, *vector), a_image, _ANGSTROM | image),
+            "b_image": ((*cell, *vector), b_image, _ANGSTROM | image),
+            "d": ((*cell, *vector), crystal.d, _PM | {"long_name": "mean of surrounding A columns − B column"}),
+            "tilt": ((*cell, *vector), crystal.tilt, _MRAD | {"long_name": "direction of the beam inside this crystal"}),
+            "thickness": (cell, crystal.thickness, _ANGSTROM),
+            "height": (cell, crystal.height, _ANGSTROM | {"long_name": "depth of the entrance surface"}),
+            "samarium": (corner, crystal.samarium, _ONE | {"long_name": "fraction of Sm in the A column"}),
+            "domain": (cell, crystal.domain.astype(np.int16), _ONE),
+            "material": (cell, crystal.material.astype(np.int16), _ONE),
+            "inside": (cell, inside, _ONE | {"long_name": "the image shows the whole cell"}),
+        },
+        coords={"component": ["x", "y"]},
+        attrs={
+            "domain_names": "; ".join(crystal.domain_names),
+            "material_names": "; ".join(MATERIALS),
+            "convention": "d = mean of surrounding A columns − B column; x right, y down",
+        },
+    )  # fmt: skip
