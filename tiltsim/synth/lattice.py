@@ -1,4 +1,4 @@
-"""From a settled request to the crystal: columns, displacements, tilt, thickness and Sm of every cell."""
+"""From a settled request to the crystal: its lattice, and the displacements of columns."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 
 from structures.phases import SRTIO3_A
 from tiltsim.errors import SettingsError
-from tiltsim.synth.crystal import MATERIALS, Crystal, around, at_corners
+from tiltsim.synth.crystal import MATERIALS, Crystal, around
 from tiltsim.synth.domains import Pattern, lay_pattern
+from tiltsim.synth.slab import BEYOND, MARGIN, check_limits, sprinkled, thicknesses, tilts, towards
 from tiltsim.synth.specimen_request import SpecimenRequest, ends, largest, number
 from tiltsim.synth.variants import edges, variant
 
 Floats = NDArray[np.float64]
-
-#: Cells beyond the scanned area on every side.
-MARGIN = 3
 
 #: Largest shear of a variant, rad; R3c and Cc have 9.9 mrad.
 _SHEAR = 0.011
@@ -66,27 +64,6 @@ def _half(request: SpecimenRequest, extent: tuple[float, float]) -> tuple[float,
     sideways = xy + (2.0 * _SHEAR if request.shear else 0.0)
     margin = MARGIN * max(edges("R3c", 0.0, False)[0], edges("Cc", 0.0, False)[1])
     return (w + sideways * h + margin) / room, (h + sideways * w + margin) / room
-
-
-def reach(request: SpecimenRequest, extent: tuple[float, float]) -> tuple[float, tuple[float, float]]:
-    """Bounds on what fields drawn from ``request`` may ask of a library: largest tilt, mrad; thicknesses, Å.
-
-    No draw goes beyond them; whether one gets there depends on directions that are drawn too.
-    """
-    radius = float(np.hypot(*extent)) / 2.0 + 2.0**0.5 * _beyond()
-    tilt = ends(request.tilt)[1] + largest(request.bending) * radius / 100.0
-    if request.own_leans and request.phase != "SrTiO3":
-        # All variants of a phase lean equally far.
-        lean = variant(request.phase, request.domains.variants[0]).lean
-        tilt += ends(request.lean_scale)[1] * float(np.hypot(*lean))
-    steps = request.terraces * edges("R3c", 0.0, False)[2] + largest(request.wedge) * radius / 100.0
-    low, high = ends(request.thickness)
-    return tilt, (low - steps, high + steps)
-
-
-def _beyond() -> float:
-    """How far beyond the scanned area gradients go on, Å; from there on values are held."""
-    return MARGIN * SRTIO3_A
 
 
 def lay_out(
@@ -149,9 +126,9 @@ def lay_out(
     centre = np.asarray(extent) / 2.0
     a = centre + reference @ distort.T
     cage = around(a)
-    held = np.clip(cage, -_beyond(), np.asarray(extent) + _beyond()) - centre
+    held = np.clip(cage, -BEYOND, np.asarray(extent) + BEYOND) - centre
 
-    samarium = number(request.samarium) + number(request.samarium_gradient) / 100.0 * held @ _towards(
+    samarium = number(request.samarium) + number(request.samarium_gradient) / 100.0 * held @ towards(
         request.samarium_direction
     )
     film = ~in_substrate
@@ -161,9 +138,9 @@ def lay_out(
             "lower specimen.samarium_gradient until it stays within 0 to 1."
         )
     d, lean = _distortions(request, pattern, shares, samarium)
-    tilt = _tilt(request, held, lean @ turn.T)
-    thickness, height = _thickness(request, held, extent, frame.edge[2], for_terraces)
-    _check_limits(tilt, thickness, tilt_limit_mrad, thickness_limits)
+    tilt = tilts(request, held, lean @ turn.T)
+    thickness, height = thicknesses(request, held, extent, frame.edge[2], for_terraces)
+    check_limits(tilt, thickness, tilt_limit_mrad, thickness_limits)
 
     material = np.where(in_substrate, _SUBSTRATE, _POLAR)
     material_a = np.full((rows + 1, columns + 1), material[0, 0])
@@ -179,7 +156,7 @@ def lay_out(
         tilt=tilt,
         thickness=thickness,
         height=height,
-        samarium=_sprinkled(request, samarium, thickness, frame.edge[2], material_a, for_samarium),
+        samarium=sprinkled(request, samarium, thickness, frame.edge[2], material_a == _POLAR, for_samarium),
         material_a=material_a,
         material=material,
         domain=domain,
@@ -247,67 +224,3 @@ def _distortions(
     d = number(request.polar) * (pure + samarium[..., None] * (full - pure))
     scale = number(request.lean_scale) if request.own_leans else 0.0
     return d, scale * (shares @ np.array([v.lean for v in known]))
-
-
-def _towards(degrees: float | tuple[float, float]) -> Floats:
-    angle = np.radians(number(degrees))
-    return np.array([np.cos(angle), np.sin(angle)])
-
-
-def _tilt(request: SpecimenRequest, place: Floats, lean: Floats) -> Floats:
-    bent = _towards(request.bending_direction)
-    grain = number(request.tilt) * _towards(request.azimuth)
-    return np.asarray(
-        grain + (number(request.bending) / 100.0 * (place @ bent))[..., None] * bent - lean, dtype=float
-    )
-
-
-def _thickness(
-    request: SpecimenRequest,
-    place: Floats,
-    extent: tuple[float, float],
-    step: float,
-    rng: np.random.Generator,
-) -> tuple[Floats, Floats]:
-    """Thickness and height of the entrance surface; both as asked at the field's centre."""
-    height = np.zeros(place.shape[:2])
-    for _ in range(request.terraces):
-        point = (rng.random(2) - 0.5) * np.asarray(extent)
-        angle = 2.0 * np.pi * rng.random()
-        down = np.array([np.cos(angle), np.sin(angle)])
-        height += step * ((((place - point) @ down) > 0).astype(float) - float(-point @ down > 0))
-    wedge = number(request.wedge) / 100.0 * (place @ _towards(request.wedge_direction))
-    return number(request.thickness) + wedge - height, height
-
-
-def _check_limits(
-    tilt: Floats, thickness: Floats, tilt_limit: float | None, limits: tuple[float, float]
-) -> None:
-    seen = float(np.sqrt((tilt**2).sum(axis=-1).max()))
-    if tilt_limit is not None and seen > tilt_limit + 1e-9:
-        raise SettingsError(
-            f"specimen.tilt with bending and leans reaches {seen:.2f} mrad, beyond the library's {tilt_limit:g} mrad; "
-            "lower specimen.tilt, specimen.bending or specimen.lean_scale."
-        )
-    thin, thick = float(thickness.min()), float(thickness.max())
-    if thin < limits[0] - 1e-9 or thick > limits[1] + 1e-9:
-        raise SettingsError(
-            f"specimen.thickness with wedge and terraces runs from {thin:.1f} to {thick:.1f} Å, beyond "
-            f"{limits[0]:g} to {limits[1]:g} Å; change specimen.thickness, or lower specimen.wedge or specimen.terraces."
-        )
-
-
-def _sprinkled(
-    request: SpecimenRequest,
-    samarium: Floats,
-    thickness: Floats,
-    edge: float,
-    material_a: NDArray[np.int_],
-    rng: np.random.Generator,
-) -> Floats:
-    """Sm in each A column: of its n atoms a binomial number, or the mean fraction."""
-    mean = np.where(material_a == _POLAR, np.clip(at_corners(samarium), 0.0, 1.0), 0.0)
-    if not request.samarium_disorder:
-        return mean
-    atoms = np.maximum(1, np.round(at_corners(thickness) / edge)).astype(int)
-    return rng.binomial(atoms, mean) / atoms

@@ -118,8 +118,8 @@ class SpecimenRequest:
     lean of its own, 9.9 mrad along x and y in R3c, and ``tilt`` refers to the pseudocubic axes that all share (see
     docs/physics.md). Across a compatible wall that is seen edge-on the displacement gradient can only jump along its
     normal, so that columns are parallel on both sides: "common" leaves leans out, and ``tilt`` is that against the
-    columns. "auto" is "common" for one domain or a compatible wall; stripes and random domains, whose walls do not
-    all end in a coherent lamella, have their own leans. SrTiO3 has none, and near an interface the film's rises with d.
+    columns. "auto" is "common" for one domain or a compatible wall, and "variant" for stripes and random
+    domains, as if each were free to relax: the most that they can differ in tilt. SrTiO3 has none, and near an interface the film's rises with d.
 
     **Edges** of the cells follow the mean Sm fraction, d the local one.
 
