@@ -18,6 +18,7 @@ from tiltsim.jobs import Job
 from tiltsim.library.request import EDGES, FORMAT, WAVE_VECTORS, LibraryRequest, Node, specimen
 from tiltsim.library.response import Library
 from tiltsim.library.symmetry import symmetrized
+from tiltsim.planning import band_limit
 from tiltsim.settings import Numerics, TiltSeries
 from tiltsim.simulate import prepare, sample
 
@@ -55,7 +56,11 @@ def node_job(
         thicknesses=[n * edge for n in cells],
         detector=request.detector,
         phonons=request.phonons,
-        numerics=Numerics(wave_vectors=WAVE_VECTORS),
+        # That of all tilts, whichever are asked for here: what is held out must not differ in it.
+        numerics=Numerics(
+            band_limit=band_limit([request.detector], request.microscope, request.series, Numerics()),
+            wave_vectors=WAVE_VECTORS,
+        ),
         device=device,
     )[0]
 

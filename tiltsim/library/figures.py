@@ -31,14 +31,18 @@ def plot_library(library: Library) -> Figure:
             # B is a fifth as bright as A; one cell is left without marks.
             ax.imshow(np.sqrt(image), cmap="gray", extent=(-0.25, 1.75, 1.75, -0.25), interpolation="bicubic")
             ax.plot([0, 1], [0, 0], "+", color="tab:orange", markersize=5, markeredgewidth=0.8)
-            ax.plot(*(0.5 - np.array(_D) / 100 / edge), "+", color="tab:cyan", markersize=5, markeredgewidth=0.8)
+            ax.plot(
+                *(0.5 - np.array(_D) / 100 / edge), "+", color="tab:cyan", markersize=5, markeredgewidth=0.8
+            )
             ax.set_xticks([])
             ax.set_yticks([])
             if row == 0:
                 ax.set_title(f"{tilt:+.3g} mrad", fontsize=8)
             if column == 0:
                 ax.set_ylabel(f"{thickness / 10:.3g} nm", fontsize=8)
-    figure.suptitle("BiFeO3, tilt along x, √intensity; + true places of A (orange) and B (blue) columns", fontsize=9)
+    figure.suptitle(
+        "BiFeO3, tilt along x, √intensity; + true places of A (orange) and B (blue) columns", fontsize=9
+    )
     return figure
 
 

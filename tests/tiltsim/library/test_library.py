@@ -80,7 +80,7 @@ def test_nodes_come_back(library, library_file):
     for i, j, k in ((0, 3, 1), (2, 2, 3), (4, 1, 0)):
         simulation = evaluate(images[i, j, k], (edge, edge), AXIS * edge, AXIS * edge, 0.8)
         foretold = library.uniform_image(
-            AXIS, AXIS, source_fwhm=0.8 / edge, d=(30.0, 30.0),
+            AXIS, AXIS, source_fwhm=0.8 / edge, d=(23.6, 23.6),
             tilt=(SMALL_LIBRARY.series.x[i], SMALL_LIBRARY.series.y[j]), thickness=SMALL_LIBRARY.cells[k] * edge,
         )  # fmt: skip
         assert rms(foretold - simulation) < 3e-3 * rms(simulation)

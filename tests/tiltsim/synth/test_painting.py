@@ -162,7 +162,7 @@ def test_bias_curves_of_painted_fields_are_those_of_the_engine(library, library_
     edge = library.edges["BiFeO3"]
     axis = np.arange(100) * 0.2
     truth = {node.name: structures.build_columns(
-        np.full((1, 1, 2), 30.0), thickness=20.0, edge_x=edge, edge_y=edge, edge_z=edge
+        np.full((1, 1, 2), 23.6), thickness=20.0, edge_x=edge, edge_y=edge, edge_z=edge
     ).truth}  # fmt: skip
     coords = {
         "tilt_x": ("tilt_x", np.array(tilts.x), {"units": "mrad"}),
@@ -175,7 +175,7 @@ def test_bias_curves_of_painted_fields_are_those_of_the_engine(library, library_
     painted = np.empty((1, 5, 5, 1, 100, 100))
     for i, tx in enumerate(tilts.x):
         for j, ty in enumerate(tilts.y):
-            field = crystal(d=(30.0, 30.0), tilt=(tx, ty), thickness=thick * edge, edge=edge)
+            field = crystal(d=(23.6, 23.6), tilt=(tx, ty), thickness=thick * edge, edge=edge)
             painted[0, i, j, 0] = paint(field, library, scan(100), 0.0)
     dims = ("phase", "tilt_x", "tilt_y", "thickness", "y", "x")
     ours = analysis.tilt_response(xr.Dataset({"intensity": (dims, painted)}, coords), truth)
