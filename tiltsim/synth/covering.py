@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, uniform_filter1d
+from scipy import fft
 
 from tiltsim.synth.limits import check_limits, number
 from tiltsim.synth.ranges import Range
@@ -133,9 +133,15 @@ def _layered(image: Pixels, value: dict[str, float], pixel: float, rng: np.rando
     atoms = thickness * _HEAVY_ATOMS
     rms = value["speckle"] * mean / np.sqrt(4.0 * np.pi * s**2 * atoms)
     grains = rng.standard_normal(image.shape, dtype=np.float32)
-    # Discrete samples of a Gaussian: the sum of their squares is what smoothing leaves of white noise.
-    grains = gaussian_filter(grains, s / pixel, mode="wrap", truncate=3.0)
-    grains *= np.float32(rms / _left(s / pixel))
+    # White noise, filtered to the probe's width; the filter's mean square is what it leaves of the variance.
+    fy, fx = fft.fftfreq(image.shape[0]), fft.rfftfreq(image.shape[1])
+    gy, gx = (np.exp(-2.0 * (np.pi * s / pixel * f) ** 2).astype(np.float32) for f in (fy, fx))
+    both = np.exp(-2.0 * (np.pi * s / pixel * fft.fftfreq(image.shape[1])) ** 2)
+    left = np.sqrt((gy**2).mean() * (both**2).mean())
+    spectrum = fft.rfft2(grains, workers=1)
+    spectrum *= gy[:, None] * gx
+    grains = fft.irfft2(spectrum, s=image.shape, workers=1, overwrite_x=True)
+    grains *= np.float32(rms / left)
     grains += np.float32(mean)
     np.maximum(grains, 0.0, out=grains)
     blurred = _blurred(image, value["scattered_fwhm"] * to_sigma / pixel)
@@ -145,26 +151,19 @@ def _layered(image: Pixels, value: dict[str, float], pixel: float, rng: np.rando
     return grains
 
 
-def _left(sigma: float) -> float:
-    """Standard deviation that a Gaussian filter of ``sigma`` px leaves of white noise of standard deviation 1."""
-    reach = int(3.0 * sigma + 0.5)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return float(np.sum((kernel / kernel.sum()) ** 2))
-
-
 def _blurred(image: Pixels, sigma: float) -> Pixels:
-    """Nearly a Gaussian blur: three running means in each direction, as wide together. NaN stays out of it."""
-    known = np.isfinite(image)
-    whole = bool(known.all())
-    size = max(1, 2 * round((np.sqrt(4.0 * sigma**2 + 1.0) - 1.0) / 2.0) + 1)
+    """Gaussian blur of ``sigma`` px, as if the image went on mirrored beyond its border. NaN stays out of it."""
 
     def smooth(values: Pixels) -> Pixels:
-        for axis in (0, 1):
-            for _ in range(3):
-                values = uniform_filter1d(values, size, axis=axis, mode="reflect")
-        return values
+        # Cosines are the mirrored image's own waves.
+        spectrum = fft.dctn(values, workers=1)
+        for axis, n in enumerate(values.shape):
+            factor = np.exp(-0.5 * (np.pi * sigma / n * np.arange(n)) ** 2).astype(np.float32)
+            spectrum *= factor[:, None] if axis == 0 else factor
+        return fft.idctn(spectrum, workers=1, overwrite_x=True)
 
-    if whole:
+    known = np.isfinite(image)
+    if known.all():
         return smooth(image)
     share = smooth(known.astype(np.float32))
     blurred = smooth(np.where(known, image, np.float32(0.0)))
@@ -175,11 +174,13 @@ def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator
     """Gaussian random field of mean 0 and variance 1: bumps of standard deviation ``sigma`` px on a grid as wide."""
     along = [_bumps(n, sigma) for n in shape]
     white = rng.standard_normal((along[0].shape[1], along[1].shape[1]), dtype=np.float32)
-    return along[0] @ white @ along[1].T
+    # Not by BLAS, whose rounding may depend on the number of its threads.
+    rows = np.einsum("ik,kl->il", along[0], white)
+    return np.einsum("il,jl->ij", rows, along[1])
 
 
 def _bumps(pixels: int, sigma: float) -> Pixels:
     """Heights (pixels, knots) of bumps on knots ``sigma`` apart, scaled to a sum of squares of 1 at each pixel."""
     knots = np.arange(-4, np.ceil(pixels / sigma) + 5) * sigma
     heights = np.exp(-0.5 * ((np.arange(pixels)[:, None] - knots) / sigma) ** 2)
-    return (heights / np.sqrt((heights**2).sum(axis=1, keepdims=True))).astype(np.float32)
+    return np.asarray(heights / np.sqrt((heights**2).sum(axis=1, keepdims=True)), dtype=np.float32)

@@ -88,9 +88,14 @@ class Detection:
 
 
 def detect(
-    image: NDArray[Any], detection: Detection, pixel: float, rng: np.random.Generator
+    image: NDArray[Any],
+    detection: Detection,
+    pixel: float,
+    rng: np.random.Generator,
+    *,
+    own_dose: float = float("inf"),
 ) -> tuple[NDArray[Any], dict[str, float]]:
-    """What the detector makes of a noise-free image.
+    """What the detector makes of an image.
 
     Parameters
     ----------
@@ -101,6 +106,9 @@ def detect(
     pixel : float
         Å.
     rng : Generator
+    own_dose : float
+        Electrons per Å² whose noise the image has already. Only the noise that is missing at the lower dose D asked for is
+        added: Poisson noise of a dose D', 1/D' = 1/D − 1/own, so that mean and variance are those of dose D.
 
     Returns
     -------
@@ -114,7 +122,7 @@ def detect(
     Raises
     ------
     SettingsError
-        If a setting is still a range.
+        If a setting is still a range, or the image has too few electrons already.
     """
     dose = number(detection, "detection", "dose_per_A2")
     value = {name: number(detection, "detection", name) for name in _LIMITS}
@@ -128,9 +136,17 @@ def detect(
     # A stream for each stage, so that a change to one leaves the others' noise as it was.
     for_dose, for_rows, for_readout = rng.spawn(3)
     if np.isfinite(dose):
+        if own_dose <= dose:
+            raise SettingsError(
+                f"detection.dose_per_A2 {dose:g} e/Å² must be below the {own_dose:g} e/Å² that the image was taken with; "
+                "lower it, or leave it inf to add no noise."
+            )
+        missing = 1.0 / (1.0 / dose - 1.0 / own_dose)
         expected = np.maximum(signal, 0.0, dtype=np.float64)
-        expected *= electrons
+        expected *= missing * pixel**2
         signal = for_dose.poisson(expected).astype(np.float32)
+        if missing != dose:
+            signal *= np.float32(dose / missing)
     if value["flicker"] > 0:
         gains = 1.0 + value["flicker"] * for_rows.standard_normal((len(signal), 1))
         signal = signal * np.maximum(gains, 0.0).astype(np.float32)

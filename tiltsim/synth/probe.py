@@ -2,11 +2,31 @@
 
 An incoherent image is its object convolved with the probe's intensity, so that aberrations multiply its Fourier
 coefficients by a ratio of optical transfer functions (OTF, the autocorrelation of the pupil; J. W. Goodman,
-Introduction to Fourier Optics). Channelling is left as it is for the unaberrated probe: see :func:`transfer`.
+Introduction to Fourier Optics). A crystal is no thin object: depth z sees the probe at a defocus less by z, and the OTFs are means over depth
+with the weight exp(−z/30 Å). Beyond that, channelling is left as it is for the unaberrated probe.
+
+Measured here against the scattering-matrix engine (BiFeO3 without in-plane d, 200 kV, 30 mrad, 65–110 mrad, source 0.8 Å, two phonon pairs):
+root mean square error of the image by its standard deviation, with the aberration left out in brackets.
+
+====================  =============  =============  =============  =============
+aberration            24 Å           40 Å           100 Å          200 Å
+====================  =============  =============  =============  =============
+defocus 30 Å          0.04 (0.12)    0.04 (0.05)    0.13 (0.21)    0.15 (0.13)
+C12 20 Å              0.03 (0.29)    0.04 (0.28)    0.08 (0.29)    0.13 (0.25)
+C21 600 Å             0.02 (0.21)    0.02 (0.19)    0.05 (0.15)    0.05 (0.15)
+C23 600 Å             0.02 (0.10)    0.02 (0.12)    0.05 (0.16)    0.06 (0.17)
+first three together  0.07 (0.48)    0.07 (0.33)    0.17 (0.25)    0.14 (0.27)
+====================  =============  =============  =============  =============
+
+A single OTF for all depths is 8 times as far off for a defocus of 30 Å at 24 Å. Positions are less faithful than images: C21 of 600 Å moves A by 12.4, 11.6, 9.0
+and 9.2 pm and B by 10.8, 7.6, 5.1 and 7.2 pm in the engine, and A by 13.9, 13.4, 11.2 and 10.9 pm, B by 12.1, 10.6, 8.6 and 9.2 pm here
+(along phi21 ± 2° for A). So synthetic coma moves B against A by 1 to 2 pm too little or too much, and at 100 Å C23 of 600 Å moves B by 13 pm instead of 27.
+Where such errors count, build a library for a microscope that has the aberrations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +41,10 @@ from tiltsim.synth.ranges import Range
 
 Floats = NDArray[np.float64]
 
+#: Decay length of the depths that an image is made of, Å: a column's image comes from where channelling first peaks, the
+#: layers beyond see a beam that is dispersed. See the figures in the module's text.
+DEPTH = 30.0
+
 _LIMITS = {
     "source_fwhm": (0.0, 3.0, "Å"),
     "defocus": (-300.0, 300.0, "Å"),
@@ -32,8 +56,14 @@ _LIMITS = {
     "phi23": (-180.0, 180.0, "degrees"),
 }
 
-#: Below this part of the beam the OTF of the ideal probe is nothing to divide by; what it passes is as little.
+#: Below this the OTF of the ideal probe is nothing to divide by; what it passes is as little.
 _FAINT = 1e-6
+
+#: Unused where the aperture's edge is smooth.
+_NO_STEP = (1e-6, 1e-6)
+
+#: Most that a frequency is raised by, where a library's own aberrations all but quench it.
+_RAISED = 5.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,9 @@ class ProbeFaults:
         return given
 
 
-def transfer(faults: ProbeFaults, microscope: Microscope, kx: Floats, ky: Floats) -> NDArray[np.complex128]:
+def transfer(
+    faults: ProbeFaults, microscope: Microscope, kx: Floats, ky: Floats, thickness: float = 100.0
+) -> NDArray[np.complex128]:
     """Factor on an image's Fourier coefficients at spatial frequencies (kx, ky).
 
     Parameters
@@ -92,6 +124,8 @@ def transfer(faults: ProbeFaults, microscope: Microscope, kx: Floats, ky: Floats
         That the image was computed for, without its source.
     kx, ky : ndarray, same shape
         1/Å; the image is Σ c(k) exp(2πi k·r).
+    thickness : float
+        Of the specimen, Å. It hardly matters beyond 2 × :data:`DEPTH`.
 
     Returns
     -------
@@ -109,59 +143,75 @@ def transfer(faults: ProbeFaults, microscope: Microscope, kx: Floats, ky: Floats
     if not added:
         return factor
     k = np.stack([np.ravel(kx), np.ravel(ky)], axis=1).astype(float)
-    own, changed = optical_transfer(k, microscope, ({}, added))
+    # The image is real: opposite frequencies have conjugate factors, and are computed once.
+    opposite = (k[:, 1] < 0) | ((k[:, 1] == 0) & (k[:, 0] < 0))
+    half, where = np.unique(np.where(opposite[:, None], -k, k), axis=0, return_inverse=True)
+    own, changed = optical_transfer(half, microscope, ({}, added), thickness)
     ratio = np.divide(changed, own, out=np.zeros_like(own), where=np.abs(own) > _FAINT)
-    return factor * ratio.reshape(factor.shape)
+    ratio = (ratio * np.minimum(1.0, _RAISED / np.maximum(np.abs(ratio), 1e-12)))[where.ravel()]
+    return factor * np.where(opposite, ratio.conj(), ratio).reshape(factor.shape)
 
 
 def optical_transfer(
-    k: Floats, microscope: Microscope, added: tuple[dict[str, float], ...]
+    k: Floats, microscope: Microscope, added: Sequence[Mapping[str, float]], thickness: float = 0.0
 ) -> list[NDArray[np.complex128]]:
     """OTF at the frequencies ``k`` (n, 2), 1/Å, with each set of aberrations ``added`` to the microscope's.
 
-    H(k) = Σ_g P(g) P*(g + k) / Σ_g |P(g)|², by Gauss–Legendre quadrature of the lens where both pupils overlap.
+    H(k) = Σ_g P(g) P*(g + k) / Σ_g |P(g)|², by Gauss–Legendre quadrature of the lens where both pupils overlap; its mean
+    over depths down to ``thickness``, Å, weighted as :data:`DEPTH` says.
     """
     wavelength = microscope.wavelength
     radius = (microscope.semiangle_cutoff + microscope.edge / 2) * 1e-3 / wavelength
     half = np.hypot(k[:, 0], k[:, 1]) / 2
     inside = half < radius * (1 - 1e-9)
-    rim = np.array([[radius, 0.0]])
-    sizes: dict[str, float] = {}
-    for one in (microscope.aberrations, *added):
-        for name, value in one.items():
-            if not name.startswith("phi"):
-                sizes[name] = sizes.get(name, 0.0) + abs(value)
-    # Enough points to follow the phase: it turns by at most twice its value at the rim.
-    fastest = sum(
-        abs(float(aberration_phase(torch.as_tensor(rim), {n: v}, wavelength))) for n, v in sizes.items()
-    )
-    points, weights = leggauss(12 + int(np.ceil(fastest)))
+    # Enough points to follow the phase.
+    fastest = max(_at_rim(microscope, radius, one) for one in added)
+    points, weights = leggauss((24 if microscope.edge > 0 else 10) + int(0.8 * fastest))
     g, area = _overlap(k[inside], half[inside], radius, points, weights)
     shift = k[inside, None, :] / 2
     before, after = torch.as_tensor(g - shift).reshape(-1, 2), torch.as_tensor(g + shift).reshape(-1, 2)
+    power = np.pi * radius**2
     if microscope.edge > 0:
-        step = (1e-6, 1e-6)  # unused where the edge is smooth
-        passed = aperture(before, microscope, step) * aperture(after, microscope, step)
+        passed = aperture(before, microscope, _NO_STEP) * aperture(after, microscope, _NO_STEP)
         area = area * passed.numpy().reshape(area.shape)
         power = _disc_power(microscope, radius)
-    else:
-        power = np.pi * radius**2
 
-    def difference(aberrations: dict[str, float]) -> Floats:
+    def difference(aberrations: Mapping[str, float]) -> Floats:
         if not aberrations:
             return np.zeros(area.shape)
-        turned = aberration_phase(after, aberrations, wavelength) - aberration_phase(
-            before, aberrations, wavelength
-        )
-        return turned.numpy().reshape(area.shape)
+        ends = (aberration_phase(side, aberrations, wavelength).numpy() for side in (after, before))
+        return np.subtract(*ends).reshape(area.shape)
 
-    own = difference(dict(microscope.aberrations))
+    # A depth z is a C10 of z: the phase grows by this much per Å.
+    per_depth = 2.0 * np.pi * wavelength * (g * k[inside, None, :]).sum(axis=-1)
+    common = area * np.exp(1j * difference(microscope.aberrations)) * _through(thickness, per_depth)
     result = []
     for aberrations in added:
         total = np.zeros(len(k), dtype=complex)
-        total[inside] = (np.exp(1j * (own + difference(aberrations))) * area).sum(axis=1) / power
+        phase = np.exp(1j * difference(aberrations)) if aberrations else 1.0
+        total[inside] = (phase * common).sum(axis=1) / power
         result.append(total)
     return result
+
+
+def _through(thickness: float, per_depth: Floats) -> NDArray[np.complex128]:
+    """Mean of exp(i z ``per_depth``) over depths z from 0 to ``thickness`` with the weight exp(−z/DEPTH)."""
+    if thickness == 0.0:
+        return np.ones(per_depth.shape, dtype=complex)
+    decay = 1.0 / DEPTH - 1j * per_depth
+    return (1.0 - np.exp(-thickness * decay)) / decay / (DEPTH * (1.0 - np.exp(-thickness / DEPTH)))
+
+
+def _at_rim(microscope: Microscope, radius: float, added: Mapping[str, float]) -> float:
+    """Largest phase of all aberrations together at the rim of the aperture, rad."""
+    rim = torch.tensor([[radius, 0.0]], dtype=torch.float64)
+    sizes = [
+        {name: value}
+        for one in (microscope.aberrations, added)
+        for name, value in one.items()
+        if not name.startswith("phi")
+    ]
+    return float(sum(abs(float(aberration_phase(rim, one, microscope.wavelength))) for one in sizes))
 
 
 def _overlap(
@@ -195,5 +245,5 @@ def _disc_power(microscope: Microscope, radius: float) -> float:
     """∫|P|² of a pupil with a smooth edge, 1/Å²."""
     points, weights = leggauss(200)
     k = radius * (points + 1) / 2
-    passed = aperture(torch.as_tensor(np.stack([k, 0 * k], 1)), microscope, (1e-6, 1e-6)).numpy()
+    passed = aperture(torch.as_tensor(np.stack([k, 0 * k], 1)), microscope, _NO_STEP).numpy()
     return float(np.pi * radius * (weights * passed**2 * k).sum())
