@@ -19,6 +19,7 @@ from tiltsim.cli_library import library
 from tiltsim.cli_measure import measure
 from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, in_options, print_lines
 from tiltsim.cli_specimens import simulate, structure
+from tiltsim.cli_synth import synth
 from tiltsim.config import PRESETS, load_study, preset_text
 from tiltsim.errors import SettingsError
 from tiltsim.estimate import forecast
@@ -37,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for verb in (structure, simulate, converge, measure, train, predict):
+for verb in (structure, simulate, converge, measure, synth, train, predict):
     app.command()(verb)
 app.add_typer(library, name="library")
 

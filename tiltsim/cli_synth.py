@@ -80,7 +80,7 @@ def synth(
         typer.echo(recipe_text(recipe), nl=False)
         return
     request = load_recipe(recipe)
-    check_request(n, seed, workers or 1, format, None, out)
+    check_request(n, seed, 1 if workers is None else workers, format, None, out)
     if library is None:
         raise SettingsError("--library is missing; make one with `tiltsim library build` and give its file.")
     response = open_library(library)

@@ -89,7 +89,7 @@ def write_set(
     """
     start = time.perf_counter()
     show = reporter or Silent()
-    workers = workers or os.cpu_count() or 1
+    workers = (os.cpu_count() or 1) if workers is None else workers
     check_request(n, seed, workers, format, shard, out)
     trial = synthesize(recipe, library, seed, 0)
     shard = shard or fields_a_shard(trial.image)

@@ -54,8 +54,8 @@ class FieldDataset(Dataset):
         self._transform = transform
         self._opened: xr.Dataset | None = None
         self._opener = 0
-        part = self._fields().split.values.astype(str)
-        self.numbers = np.flatnonzero((part == split) | (split == "all"))
+        of_all = self._fields().split
+        self.numbers = np.flatnonzero(np.ones(len(of_all)) if split == "all" else (of_all == split).values)
 
     def __len__(self) -> int:
         """Number of fields."""
