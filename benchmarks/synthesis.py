@@ -116,7 +116,7 @@ def stages(recipe: Any, library: Library, rounds: int = 8) -> dict[str, float]:
             "crystal",
             lambda: lay_out(
                 settled.specimens[0], extent, stream(0, field, "crystal"), shape=shape,  # noqa: B023
-                tilt_limit_mrad=library.tilt_limit, thickness_range=library.thickness_range,
+                tilt_limit_mrad=library.tilt_limit, thickness_limits=library.thickness_range,
             ),
         )  # fmt: skip
         path = draw_path(faults.scan, settled.size, pixel, stream(0, field, "scan"))

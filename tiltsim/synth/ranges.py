@@ -37,7 +37,8 @@ def check_range(name: str, value: Range, low: float, high: float, unit: str) -> 
 def settle(request: Request, rng: np.random.Generator) -> Request:
     """``request`` with a value drawn for every field that is declared as a :data:`Range`, in their order.
 
-    Requests within a request are settled too.
+    Drawn evenly, or evenly in the logarithm where the field's metadata say ``logarithmic``. Requests within a request are
+    settled too.
     """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(request):  # type: ignore[arg-type]
@@ -45,7 +46,9 @@ def settle(request: Request, rng: np.random.Generator) -> Request:
         if str(field.type) == "Range":
             # Drawn even where it is settled: what follows does not depend on it.
             even = rng.random()
-            if isinstance(value, tuple):
+            if isinstance(value, tuple) and field.metadata.get("logarithmic"):
+                changes[field.name] = float(value[0] * (value[1] / value[0]) ** even)
+            elif isinstance(value, tuple):
                 changes[field.name] = float(value[0] + (value[1] - value[0]) * even)
         elif dataclasses.is_dataclass(value):
             changes[field.name] = settle(value, rng)

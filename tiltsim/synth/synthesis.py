@@ -74,11 +74,14 @@ def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) 
         stream(seed, field, "crystal"),
         shape=(max(s[0] for s in shapes), max(s[1] for s in shapes)),
         tilt_limit_mrad=library.tilt_limit,
-        thickness_range=library.thickness_range,
+        thickness_limits=library.thickness_range,
     )
     path = draw_path(faults.scan, settled.size, pixel, stream(seed, field, "scan"))
     microscope = library.request.microscope
-    image = paint(crystal, library, path, lambda kx, ky: transfer(faults.probe, microscope, kx, ky))
+    thickness = float(crystal.thickness.mean())
+    image = paint(
+        crystal, library, path, lambda kx, ky: transfer(faults.probe, microscope, kx, ky, thickness)
+    )
     image = cover(image, faults.cover, pixel, stream(seed, field, "cover"))
     recorded, attributes = detect(image, faults.detection, pixel, stream(seed, field, "detection"))
     rows, columns = settled.size
@@ -121,8 +124,8 @@ def describe(crystal: Crystal, path: ScanPath) -> xr.Dataset:
     """
     a_image, b_image = path.shown_at(crystal.a), path.shown_at(crystal.b)
     limits = (np.array(path.shape[::-1]) - 1) * path.pixel
-    shown = ((a_image >= 0) & (a_image <= limits)).all(axis=-1)
-    inside = shown[:-1, :-1] & shown[1:, :-1] & shown[:-1, 1:] & shown[1:, 1:]
+    corners = np.asarray(np.all((a_image >= 0) & (a_image <= limits), axis=-1))
+    inside = corners[:-1, :-1] & corners[1:, :-1] & corners[:-1, 1:] & corners[1:, 1:]
     cell, corner, vector = ("row", "column"), ("row_a", "column_a"), ("component",)
     entrance = {"long_name": "true mean position on the entrance surface"}
     image = {"long_name": "where the image shows it"}
