@@ -18,10 +18,11 @@ C23 600 Å             0.02 (0.10)    0.02 (0.12)    0.05 (0.16)    0.06 (0.17)
 first three together  0.07 (0.48)    0.07 (0.33)    0.17 (0.25)    0.14 (0.27)
 ====================  =============  =============  =============  =============
 
-A single OTF for all depths is 8 times as far off for a defocus of 30 Å at 24 Å. Positions are less faithful than images: C21 of 600 Å moves A by 12.4, 11.6, 9.0
-and 9.2 pm and B by 10.8, 7.6, 5.1 and 7.2 pm in the engine, and A by 13.9, 13.4, 11.2 and 10.9 pm, B by 12.1, 10.6, 8.6 and 9.2 pm here
-(along phi21 ± 2° for A). So synthetic coma moves B against A by 1 to 2 pm too little or too much, and at 100 Å C23 of 600 Å moves B by 13 pm instead of 27.
-Where such errors count, build a library for a microscope that has the aberrations.
+A single OTF for all depths is 8 times as far off for a defocus of 30 Å at 24 Å. Positions are less faithful than images.
+In the engine, C21 of 600 Å moves A by 12.4, 11.6, 9.0 and 9.2 pm and B by 10.8, 7.6, 5.1 and 7.3 pm at these thicknesses;
+here A moves by 14.0, 13.4, 11.6 and 11.3 pm and B by 12.1, 10.7, 9.1 and 9.6 pm, in the engine's direction to 2°. B thus moves against A
+as in the engine to 1.3 pm. C23 of 600 Å moves B by 27 pm at 100 Å, here by 12. Where this counts, build a library for a microscope
+that has the aberrations.
 """
 
 from __future__ import annotations
