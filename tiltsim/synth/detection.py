@@ -39,7 +39,7 @@ class Detection:
     Parameters
     ----------
     dose_per_A2 : Range
-        Incident electrons per Å²; ``inf`` is noise-free. From a range it is drawn evenly in its logarithm.
+        Incident electrons per Å²; ``inf`` is noise-free.
     flicker : Range
         Gain of each row, rms relative to the mean.
     tail, tail_pixels : Range
