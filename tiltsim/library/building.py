@@ -31,8 +31,8 @@ SITES = ("A", "B")
 PLACES = (-1, 0, 1)
 
 #: Share of the images' root mean square that modes left out may carry, after a blur that every source exceeds, Å: without
-#: one, half the modes would hold the speckle of phonons at the finest spacings.
-_LEFT_OUT, _LEAST_SOURCE = 1e-3, 0.5
+#: one, half the modes would hold the speckle of phonons at the finest spacings. Phonons leave 1e-2 of noise.
+_LEFT_OUT, _LEAST_SOURCE = 2.5e-3, 0.5
 
 Progress = Callable[[int, int], None]
 

@@ -61,9 +61,11 @@ def paint(
     painted = np.zeros(path.shape, np.float32)
     share = np.zeros(path.shape, np.float32)
     back = np.linalg.inv(path.matrix)
+    frequency = library.dataset.order_x.values / library.edges["BiFeO3"]
+    factor = np.asarray(filtered(*np.meshgrid(frequency, frequency)))
     for site in ("A", "B"):
         place, frame, scores = _columns(crystal, library, site)
-        tables = scores @ _tables(library, site, filtered)
+        tables = scores @ _tables(library, site, factor)
         # From pixels to cells, around each column.
         to_cell = np.linalg.inv(frame) @ path.matrix
         where = (place - path.origin) @ back.T
@@ -98,12 +100,13 @@ def _columns(crystal: Crystal, library: Library, site: str) -> tuple[Floats, Flo
     return shown.reshape(-1, 2), frame.reshape(-1, 2, 2), scores.reshape(-1, scores.shape[-1])
 
 
-def _tables(library: Library, site: str, transfer: Transfer) -> NDArray[np.float32]:
-    """Spline coefficients of every mode over one cell, shape (modes, samples²), column at the first sample."""
+def _tables(library: Library, site: str, factor: NDArray[np.complex128]) -> NDArray[np.float32]:
+    """Spline coefficients of every mode over one cell, shape (modes, samples²), column at the first sample.
+
+    ``factor`` (order_y, order_x) is what the probe and its source do to Fourier coefficients.
+    """
     c = library.coefficients["AB".index(site)]
     orders = library.dataset.order_x.values
-    frequency = orders / library.edges["BiFeO3"]
-    factor = np.asarray(transfer(*np.meshgrid(frequency, frequency)))
     # A cubic spline's samples are 1/6, 4/6, 1/6 of its coefficients.
     spline = (2.0 + np.cos(2.0 * np.pi * orders / _SAMPLES)) / 3.0
     wide = np.zeros((len(c), _SAMPLES, _SAMPLES), dtype=complex)

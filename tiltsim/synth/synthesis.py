@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -79,9 +80,7 @@ def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) 
     path = draw_path(faults.scan, settled.size, pixel, stream(seed, field, "scan"))
     microscope = library.request.microscope
     thickness = float(crystal.thickness.mean())
-    image = paint(
-        crystal, library, path, lambda kx, ky: transfer(faults.probe, microscope, kx, ky, thickness)
-    )
+    image = paint(crystal, library, path, partial(transfer, faults.probe, microscope, thickness=thickness))
     image = cover(image, faults.cover, pixel, stream(seed, field, "cover"))
     recorded, attributes = detect(image, faults.detection, pixel, stream(seed, field, "detection"))
     rows, columns = settled.size

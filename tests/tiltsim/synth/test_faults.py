@@ -306,3 +306,9 @@ def test_ranges_must_be_settled_first():
     assert 1.0 <= drawn.scan.drift <= 2.0
     assert 1e3 <= drawn.detection.dose_per_A2 <= 1e4
     assert replace(drawn.scan, drift=0.0) == ScanFaults()
+
+
+def test_doses_are_drawn_evenly_in_their_logarithm():
+    source = rng()
+    doses = [settle(Detection(dose_per_A2=(1e3, 1e5)), source).dose_per_A2 for _ in range(2000)]
+    assert stats.kstest((np.log10(doses) - 3) / 2, "uniform").pvalue > 1e-3
