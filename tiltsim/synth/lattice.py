@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structures.phases import SRTIO3_A
-from tiltsim.errors import SettingsError
 from tiltsim.synth.crystal import MATERIALS, Crystal, around
 from tiltsim.synth.domains import Pattern, lay_pattern
 from tiltsim.synth.slab import BEYOND, MARGIN, check_limits, sprinkled, thicknesses, tilts, towards
@@ -101,7 +100,7 @@ def lay_out(
     Raises
     ------
     SettingsError
-        If tilt, thickness or Sm fraction go beyond the limits.
+        If tilt or thickness go beyond the limits.
     """
     for_origin, for_domains, for_terraces, for_samarium, for_disorder = rng.spawn(5)
     rows, columns = shape or grid_shape(request, extent)
@@ -128,15 +127,8 @@ def lay_out(
     cage = around(a)
     held = np.clip(cage, -BEYOND, np.asarray(extent) + BEYOND) - centre
 
-    samarium = number(request.samarium) + number(request.samarium_gradient) / 100.0 * held @ towards(
-        request.samarium_direction
-    )
-    film = ~in_substrate
-    if film.any() and not 0.0 <= samarium[film].min() <= samarium[film].max() <= 1.0:
-        raise SettingsError(
-            f"specimen.samarium runs from {samarium[film].min():.3f} to {samarium[film].max():.3f} across the field; "
-            "lower specimen.samarium_gradient until it stays within 0 to 1."
-        )
+    gradient = number(request.samarium_gradient) / 100.0 * towards(request.samarium_direction)
+    samarium = np.clip(number(request.samarium) + held @ gradient, 0.0, 1.0)
     d, lean = _distortions(request, pattern, shares, samarium)
     tilt = tilts(request, held, lean @ turn.T)
     thickness, height = thicknesses(request, held, extent, frame.edge[2], for_terraces)

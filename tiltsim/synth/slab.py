@@ -97,7 +97,7 @@ def sprinkled(
     rng: np.random.Generator,
 ) -> Floats:
     """Sm in each A column: of its n atoms a binomial number, or the mean fraction."""
-    mean = np.where(doped, np.clip(at_corners(samarium), 0.0, 1.0), 0.0)
+    mean = np.where(doped, at_corners(samarium), 0.0)
     if not request.samarium_disorder:
         return mean
     atoms = np.maximum(1, np.round(at_corners(thickness) / edge)).astype(int)

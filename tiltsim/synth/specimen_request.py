@@ -134,7 +134,7 @@ class SpecimenRequest:
     samarium : Range
         Mean fraction of Sm on A at the field's centre.
     samarium_gradient, samarium_direction : Range
-        Change of the fraction per 100 Å, and along what, degrees.
+        Change of the fraction per 100 Å, and along what, degrees; where it would leave 0 to 1 it stays there.
     samarium_disorder : bool
         Whether each column holds a binomial number of Sm atoms, or exactly the mean fraction.
     substrate : Range
