@@ -65,12 +65,12 @@ def paint(
     factor = np.asarray(filtered(*np.meshgrid(frequency, frequency)))
     for site in ("A", "B"):
         place, frame, scores = _columns(crystal, library, site)
-        tables = scores @ _tables(library, site, factor)
+        modes = _tables(library, site, factor)
         # From pixels to cells, around each column.
         to_cell = np.linalg.inv(frame) @ path.matrix
         where = (place - path.origin) @ back.T
         _add(
-            painted, share, where, to_cell, tables, path.row_offset @ back.T, path.column_offset @ back.T, _SAMPLES
+            painted, share, where, to_cell, scores, modes, path.row_offset @ back.T, path.column_offset @ back.T, _SAMPLES
         )  # fmt: skip
     with np.errstate(invalid="ignore", divide="ignore"):
         return painted / share
@@ -90,14 +90,29 @@ def _columns(crystal: Crystal, library: Library, site: str) -> tuple[Floats, Flo
             at_corners(v) for v in (crystal.tilt, crystal.thickness, crystal.height, crystal.d)
         )
         samarium, material = crystal.samarium, crystal.material_a
+    # Columns of each matrix: one cell to the right, one down.
+    frame = np.stack(lattice, axis=-1)
+    # The library's crystal is upright: displacement and tilt as seen along the lattice's own axes.
+    angle = np.arctan2(frame[..., 1, 0] - frame[..., 0, 1], frame[..., 0, 0] + frame[..., 1, 1])
     scores = library.scores(
-        "B" if site == "B" else "A", tilt=tilt, thickness=thickness, d=d, samarium=samarium, material=material
+        "B" if site == "B" else "A",
+        tilt=_turned_back(tilt, angle),
+        d=_turned_back(d, angle),
+        thickness=thickness,
+        samarium=samarium,
+        material=material,
     )
     # A surface that lies deeper is reached by a tilted beam further on: its columns appear further back.
     shown = place - np.tan(tilt * 1e-3) * height[..., None]
-    # Columns of each matrix: one cell to the right, one down.
-    frame = np.stack(lattice, axis=-1)
     return shown.reshape(-1, 2), frame.reshape(-1, 2, 2), scores.reshape(-1, scores.shape[-1])
+
+
+def _turned_back(vector: Floats, angle: Floats) -> Floats:
+    """Components of ``vector`` (…, 2) along axes turned by ``angle`` (…), rad, from x towards y."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.stack(
+        [c * vector[..., 0] + s * vector[..., 1], c * vector[..., 1] - s * vector[..., 0]], axis=-1
+    )
 
 
 def _tables(library: Library, site: str, factor: NDArray[np.complex128]) -> NDArray[np.float32]:
@@ -117,53 +132,65 @@ def _tables(library: Library, site: str, factor: NDArray[np.complex128]) -> NDAr
 @njit(cache=True, nogil=True)
 def _add(
     painted: NDArray[np.float32], share: NDArray[np.float32], where: Floats, to_cell: Floats,
-    tables: NDArray[np.float32], rows: Floats, columns: Floats, samples: int,
+    scores: NDArray[np.float32], modes: NDArray[np.float32], rows: Floats, columns: Floats, samples: int,
 ) -> None:  # fmt: skip
     """Add the surroundings of every column, weighted, to ``painted``, and the weights to ``share``.
 
-    ``where`` (n, 2) and the offsets ``rows`` and ``columns`` are in pixels (x, y), ``to_cell`` (n, 2, 2) turns pixels into cells.
+    ``where`` (n, 2) and the offsets ``rows`` and ``columns`` are in pixels (x, y); ``to_cell`` (n, 2, 2) turns pixels into
+    cells; ``scores`` (n, modes) make each column's table from those of the ``modes``.
     """
     height, width = painted.shape
     mask = samples - 1
+    table = np.empty(samples * samples, np.float32)
     wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
-    ix, iy = np.empty(4, np.int64), np.empty(4, np.int64)
-    slack_x = np.abs(rows[:, 0]).max() + np.abs(columns[:, 0]).max()
-    slack_y = np.abs(rows[:, 1]).max() + np.abs(columns[:, 1]).max()
+    slack_x, slack_down = np.abs(columns[:, 0]).max(), np.abs(columns[:, 1]).max()
+    slack_y, slack_row = np.abs(rows[:, 1]).max() + slack_down, np.abs(rows[:, 0]).max()
     for n in range(where.shape[0]):
         m = to_cell[n]
         determinant = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
-        # The surroundings are |u| + |v| < 1 in cells; this box in pixels holds them.
-        reach_x = max(abs(m[1, 1]), abs(m[0, 1])) / abs(determinant) + slack_x
-        reach_y = max(abs(m[1, 0]), abs(m[0, 0])) / abs(determinant) + slack_y
-        top, bottom = max(0, int(np.ceil(where[n, 1] - reach_y))), min(height - 1, int(where[n, 1] + reach_y))
-        left, right = max(0, int(np.ceil(where[n, 0] - reach_x))), min(width - 1, int(where[n, 0] + reach_x))
-        if top > bottom or left > right:
+        # The surroundings are |u| + |v| < 1 in cells: these rows of pixels.
+        reach = max(abs(m[1, 0]), abs(m[0, 0])) / abs(determinant) + slack_y
+        top, bottom = max(0, int(np.ceil(where[n, 1] - reach))), min(height - 1, int(where[n, 1] + reach))
+        across = max(abs(m[1, 1]), abs(m[0, 1])) / abs(determinant) + slack_x + slack_row
+        if top > bottom or where[n, 0] + across < 0 or where[n, 0] - across > width - 1:
             continue
-        table = tables[n]
+        table[:] = 0.0
+        for k in range(modes.shape[0]):  # not by BLAS, whose sums may depend on its threads
+            amount, mode = scores[n, k], modes[k]
+            for place in range(table.size):
+                table[place] += amount * mode[place]
         for i in range(top, bottom + 1):
-            for j in range(left, right + 1):
-                x = j + rows[i, 0] + columns[j, 0] - where[n, 0]
-                y = i + rows[i, 1] + columns[j, 1] - where[n, 1]
-                u = m[0, 0] * x + m[0, 1] * y
-                v = m[1, 0] * x + m[1, 1] * y
-                p, q = 1.0 - abs(u + v), 1.0 - abs(u - v)
+            y = i + rows[i, 1] - where[n, 1]
+            begin, end = -across, across
+            for sign in (-1.0, 1.0):  # |u + v| < 1 and |u − v| < 1 hold between two places along the row
+                along, offset = m[0, 0] + sign * m[1, 0], (m[0, 1] + sign * m[1, 1]) * y
+                spare = abs(m[0, 1] + sign * m[1, 1]) * slack_down
+                if abs(along) > 1e-9:
+                    half, centre = (1.0 + spare) / abs(along), -offset / along
+                    begin, end = max(begin, centre - half), min(end, centre + half)
+            base = where[n, 0] - rows[i, 0]
+            for j in range(
+                max(0, int(np.ceil(base + begin - slack_x))), min(width - 1, int(base + end + slack_x)) + 1
+            ):
+                x, down = j + columns[j, 0] - base, y + columns[j, 1]
+                u = m[0, 0] * x + m[0, 1] * down
+                v = m[1, 0] * x + m[1, 1] * down
+                p, q = np.float32(1.0 - abs(u + v)), np.float32(1.0 - abs(u - v))
                 if p <= 0.0 or q <= 0.0:
                     continue
-                weight = np.float32(p * p * (3.0 - 2.0 * p) * q * q * (3.0 - 2.0 * q))
+                three, two = np.float32(3.0), np.float32(2.0)
+                weight = p * p * (three - two * p) * q * q * (three - two * q)
                 su, sv = u * samples, v * samples
                 fu, fv = int(np.floor(su)), int(np.floor(sv))
-                t, s = np.float32(su - fu), np.float32(sv - fv)
-                _cubic(t, wx)
-                _cubic(s, wy)
-                for k in range(4):
-                    ix[k] = (fu + k - 1) & mask
-                    iy[k] = ((fv + k - 1) & mask) * samples
+                _cubic(np.float32(su - fu), wx)
+                _cubic(np.float32(sv - fv), wy)
+                i0, i1, i2, i3 = (fu - 1) & mask, fu & mask, (fu + 1) & mask, (fu + 2) & mask
                 value = np.float32(0.0)
                 for k in range(4):
-                    base = iy[k]
+                    line = ((fv + k - 1) & mask) * samples
                     value += wy[k] * (
-                        wx[0] * table[base + ix[0]] + wx[1] * table[base + ix[1]]
-                        + wx[2] * table[base + ix[2]] + wx[3] * table[base + ix[3]]
+                        wx[0] * table[line + i0] + wx[1] * table[line + i1]
+                        + wx[2] * table[line + i2] + wx[3] * table[line + i3]
                     )  # fmt: skip
                 painted[i, j] += weight * value
                 share[i, j] += weight

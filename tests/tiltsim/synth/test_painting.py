@@ -74,9 +74,12 @@ def test_a_turned_scan_sees_the_crystal_turned_back(library):
     angle = 0.04
     c, s = np.cos(angle), np.sin(angle)
     path = scan()
-    straight = paint(crystal(n=20, d=(0.0, 0.0), tilt=(0.0, 0.0)), library, path)
+    straight = paint(crystal(n=20), library, path)
     turned_scan = replace(path, matrix=0.2 * np.array([[c, -s], [s, c]]))
-    turned = paint(crystal(n=20, d=(0.0, 0.0), tilt=(0.0, 0.0), turn=angle), library, turned_scan)
+    # A turned crystal's displacement turns with it, and the beam is tilted the same way against it.
+    turn = np.array([[c, -s], [s, c]])
+    other = crystal(n=20, d=turn @ D, tilt=turn @ np.array([3.0, -2.0]), turn=angle)
+    turned = paint(other, library, turned_scan)
     assert largest(turned - straight, straight) < 1e-4
 
 
