@@ -24,7 +24,7 @@ from tiltsim.library import open_library
 from tiltsim.progress import Bars
 from tiltsim.synth.forecast import forecast_set
 from tiltsim.synth.recipe import RECIPES, load_recipe, recipe_text
-from tiltsim.synth.shards import check_request, write_set
+from tiltsim.synth.shards import check_reach, check_request, write_set
 
 
 class _Speed(ProgressColumn):
@@ -84,6 +84,7 @@ def synth(
     if library is None:
         raise SettingsError("--library is missing; make one with `tiltsim library build` and give its file.")
     response = open_library(library)
+    check_reach(request, response)
     if dry_run:
         print_lines(forecast_set(request, response, n, seed=seed, workers=workers))
         return

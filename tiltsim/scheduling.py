@@ -39,7 +39,7 @@ def compute_unit(job: Job, unit: Unit, passes: int, threads: int) -> NDArray[np.
     """One unit's result; runs in a thread of this process or on a worker of a cluster."""
     if job.engine == "multislice":
         return multislice.compute(job, unit)
-    with _torch_threads(threads):
+    with torch_threads(threads):
         return smatrix.compute(job, unit, passes)
 
 
@@ -49,7 +49,7 @@ _threads_before = 1
 
 
 @contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
     """Set torch to ``number`` threads an operation while anyone is inside, and back afterwards.
 
     New threads begin with the number set last in the process; the last one out restores it.

@@ -7,6 +7,7 @@ import time
 
 from tiltsim.estimate import duration
 from tiltsim.library import Library
+from tiltsim.scheduling import torch_threads
 from tiltsim.synth.packing import fields_a_shard, pack, parts, stack
 from tiltsim.synth.recipe import PARTS, Recipe, settings_drawn
 from tiltsim.synth.synthesis import synthesize
@@ -20,9 +21,10 @@ def forecast_set(
 ) -> list[str]:
     """What :func:`~tiltsim.synth.shards.write_set` will make, its size on disk and its time, line by line (``--dry-run``)."""
     workers = workers or os.cpu_count() or 1
-    made = [synthesize(recipe, library, seed, 0)]
-    start = time.perf_counter()
-    made += [synthesize(recipe, library, seed, number) for number in range(1, 1 + _TRIAL)]
+    with torch_threads(1):
+        made = [synthesize(recipe, library, seed, 0)]
+        start = time.perf_counter()
+        made += [synthesize(recipe, library, seed, number) for number in range(1, 1 + _TRIAL)]
     numbers = range(len(made))
     files = pack(stack(recipe, seed, numbers, made), 0, len(made))
     each = (time.perf_counter() - start) / _TRIAL
@@ -34,7 +36,8 @@ def forecast_set(
     return [
         f"{recipe.title}: {n} fields of {image.shape[0]} × {image.shape[1]} px, {image.dtype}, "
         f"{', '.join(f'{split.count(part)} {part}' for part in PARTS)}",
-        f"  {len(recipe.specimens)} kinds of specimen; drawn for each field: {', '.join(settings_drawn(recipe)) or 'nothing'}",
+        f"  {len(recipe.specimens)} kind{'s' * (len(recipe.specimens) > 1)} of specimen, {len(settings_drawn(recipe))} settings "
+        "drawn for each field",
         f"  on disk: {_size(size * n)} ({_size(images)} an image, {_size(size - images)} its truth), "
         f"{-(-n // shard)} shards of {shard} fields",
         f"  memory: about {_size(2 * shard * (image.nbytes + made[0].truth.nbytes))} beyond the program itself",

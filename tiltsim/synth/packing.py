@@ -80,7 +80,11 @@ def stack(recipe: Recipe, seed: int, numbers: Sequence[int], made: Sequence[Fiel
         _text([json.dumps(one.recipe.as_dict(), sort_keys=True) for one in made]),
         {"long_name": "recipe of the field, JSON"},
     )
-    about = [{"image": one.image.attrs, "truth": one.truth.attrs} for one in made]
+    about = [
+        # Without what settings and the set's own attributes say.
+        {"image": {k: v for k, v in one.image.attrs.items() if k != "recipe"}, "truth": one.truth.attrs}
+        for one in made
+    ]
     arrays["about"] = (
         "field",
         _text([json.dumps(a, sort_keys=True, default=_plain) for a in about]),
@@ -93,7 +97,7 @@ def stack(recipe: Recipe, seed: int, numbers: Sequence[int], made: Sequence[Fiel
         "pixel": (
             "field",
             np.array([one.recipe.pixel for one in made], dtype=np.float64),
-            {"units": "angstrom", "long_name": "nominal pixel size"},
+            {"units": "Å", "long_name": "nominal pixel size"},
         ),
     }
     coords |= {str(n): c.variable for n, c in first.truth.coords.items() if n in first.truth.dims}

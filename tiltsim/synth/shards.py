@@ -24,12 +24,14 @@ from tiltsim.errors import SettingsError
 from tiltsim.library import Library
 from tiltsim.output import check_folder, write_json
 from tiltsim.progress import Reporter, Silent
+from tiltsim.scheduling import torch_threads
 from tiltsim.synth.figures import plot_fields
 from tiltsim.synth.packing import FORMAT, fields_a_shard, frame, parts, stack
 from tiltsim.synth.reading import read_set
 from tiltsim.synth.recipe import PARTS, Recipe
 from tiltsim.synth.running import Work, run
 from tiltsim.synth.shard_store import STORES, ShardStore
+from tiltsim.synth.slab import reach
 from tiltsim.synth.synthesis import Field, synthesize
 
 #: Larger sets do not become one netCDF file: it is gathered in memory.
@@ -84,14 +86,16 @@ def write_set(
     Raises
     ------
     SettingsError
-        If a setting cannot be, ``out`` holds another set or cannot be written, or the scheduler is lost. Finished
+        If a setting cannot be or may ask more than the library holds, ``out`` holds another set or cannot be written, or the scheduler is lost. Finished
         shards are kept.
     """
     start = time.perf_counter()
     show = reporter or Silent()
     workers = (os.cpu_count() or 1) if workers is None else workers
     check_request(n, seed, workers, format, shard, out)
-    trial = synthesize(recipe, library, seed, 0)
+    check_reach(recipe, library)
+    with torch_threads(1):
+        trial = synthesize(recipe, library, seed, 0)
     shard = shard or fields_a_shard(trial.image)
     _check_size(n, trial, format)
     attributes = _attributes(recipe, library, seed, shard)
@@ -144,6 +148,23 @@ def check_request(n: int, seed: int, workers: int, format: str, shard: int | Non
     if format not in STORES:
         raise SettingsError(f"--format {format!r} is unknown; choose one of {', '.join(STORES)}.")
     check_folder(out)
+
+
+def check_reach(recipe: Recipe, library: Library) -> None:
+    """Refuse a recipe of which some field, however late, might ask for more than the library holds."""
+    low, high = library.thickness_range
+    for i, kind in enumerate(recipe.specimens):
+        tilt, (thin, thick) = reach(kind, recipe.extent)
+        if tilt > library.tilt_limit:
+            raise SettingsError(
+                f"specimens[{i}]: tilt with bending and leans may reach {tilt:.1f} mrad, beyond the library's "
+                f"{library.tilt_limit:g} mrad; lower its tilt, bending or lean_scale."
+            )
+        if thin < low or thick > high:
+            raise SettingsError(
+                f"specimens[{i}]: thickness with wedge and terraces may run from {thin:.0f} to {thick:.0f} Å, beyond the "
+                f"library's {low:.0f} to {high:.0f} Å; change its thickness, or lower its wedge or terraces."
+            )
 
 
 def _check_size(n: int, trial: Field, format: str) -> None:

@@ -10,7 +10,7 @@ import xarray as xr
 from tiltsim.synth.ranges import stream
 from tiltsim.synth.recipe import draw, parse_recipe
 
-LIBRARY = SimpleNamespace(digest="fake")
+LIBRARY = SimpleNamespace(digest="fake", tilt_limit=16.0, thickness_range=(20.0, 400.0))
 
 TABLE = {
     "title": "fake",
@@ -30,7 +30,7 @@ def synthesize(recipe, library, seed=0, field=0):
     rng = stream(seed, field, "detection")
     rows, columns = recipe.size
     y, x = (np.arange(n) * settled.pixel for n in recipe.size)
-    length = {"units": "angstrom"}
+    length = {"units": "Å"}
     image = xr.DataArray(
         rng.poisson(20.0, recipe.size).astype(np.uint16),
         {"y": ("y", y, length), "x": ("x", x, length)},

@@ -63,7 +63,8 @@ def test_dry_run_says_sizes_parts_and_time_and_writes_nothing(synth, tmp_path):
         "2 workers",
     ):
         assert words in text
-    assert "specimen.samarium, detection.dose_per_A2" in text
+    # Sm fraction, dose, and the four directions that are random by default
+    assert "1 kind of specimen, 6 settings drawn for each field" in text
     assert not (tmp_path / "set").exists()
 
 

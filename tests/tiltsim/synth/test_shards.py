@@ -82,7 +82,7 @@ def test_a_set_holds_its_fields_labelled(tmp_path):
     assert dataset.image.dtype == np.uint16
     assert dataset.image.units == "counts"
     assert dataset.d.units == "pm"
-    assert dataset.x.units == "angstrom"
+    assert dataset.x.units == "Å"
     np.testing.assert_allclose(dataset.x, np.arange(80) * 0.25)
     assert list(dataset.component.values) == ["x", "y"]
     assert parse_recipe(json.loads(dataset.attrs["recipe"])) == RECIPE
@@ -186,7 +186,7 @@ def test_damaged_shards_are_found_and_mended(tmp_path, counted, harm):
     ("others", "word"),
     [
         ({"recipe": parse_recipe(TABLE | {"pixel": 0.3})}, "another recipe"),
-        ({"library": SimpleNamespace(digest="other")}, "another library"),
+        ({"library": SimpleNamespace(**vars(LIBRARY) | {"digest": "other"})}, "another library"),
         ({"seed": 6}, "another --seed"),
         ({"shard": 5}, "another number of fields a shard"),
         ({"format": "netcdf"}, "another --format"),
@@ -216,6 +216,25 @@ def test_bad_requests_are_one_sentence(tmp_path, others, word):
     with pytest.raises(SettingsError, match=word) as caught:
         write(tmp_path / "out", **others)
     assert str(caught.value).endswith(".")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("specimen", "words"),
+    [
+        (
+            {"tilt": [0.0, 15.0], "bending": [-4.0, 0.0]},
+            r"specimens\[1\]: tilt .* beyond the library's 16 mrad",
+        ),
+        ({"tilt": 8.0, "domains": {"pattern": "random"}}, r"specimens\[1\]: tilt .*lean_scale"),
+        ({"thickness": [30.0, 410.0]}, r"specimens\[1\]: thickness .* 30 to 410 Å"),
+        ({"thickness": [30.0, 390.0], "terraces": 6}, r"specimens\[1\]: thickness .*terraces"),
+    ],
+)
+def test_what_only_a_late_field_might_ask_is_refused_at_once(tmp_path, specimen, words):
+    recipe = parse_recipe(TABLE | {"specimens": [{}, specimen]})
+    with pytest.raises(SettingsError, match=words):
+        write_set(recipe, LIBRARY, tmp_path / "out", 2, workers=1)
     assert not (tmp_path / "out").exists()
 
 
