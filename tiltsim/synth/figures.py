@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 #: Width of what a panel shows, Å: a dozen cells, so that arrows can be told from columns.
 _WIDTH = 48.0
 
+#: Smaller d are left out, pm: static disorder, not polarization.
+_LEAST = 8.0
+
 #: Length of an arrow, Å a pm: bulk BiFeO3's 33 pm becomes half a cell.
 _ARROW = 0.06
 
@@ -56,12 +59,12 @@ def _panel(ax: Axes, field: xr.Dataset, width: float) -> None:
     right, bottom = (last - 0.5) * pixel
     ax.imshow(part, cmap="gray", extent=(left, right, bottom, top), interpolation="nearest")
     place, d = _pairs(field, "b_image"), _pairs(field, "d")
-    shown = np.all((place > low) & (place < high), axis=1) & np.isfinite(d).all(axis=1)
+    shown = np.all((place > low) & (place < high), axis=1) & (np.hypot(*d.T) > _LEAST)
     angle = np.arctan2(d[shown, 1], d[shown, 0]) / (2 * np.pi) % 1.0
     colours = hsv_to_rgb(np.stack([angle, np.full_like(angle, 0.9), np.ones_like(angle)], axis=-1))
     ax.quiver(
         *place[shown].T, *d[shown].T, color=colours, angles="xy", scale_units="xy", scale=1.0 / _ARROW,
-        width=0.008, pivot="middle",
+        width=0.006, headwidth=3.5, headlength=4.0, headaxislength=4.0, pivot="middle",
     )  # fmt: skip
     ax.plot([low[0] + 2, low[0] + 12], [high[1] - 2] * 2, color="white", lw=2, solid_capstyle="butt")
     ax.set_xlim(low[0], high[0])

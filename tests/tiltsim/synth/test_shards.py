@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
 
 from tests.tiltsim.synth import fake_fields
 from tests.tiltsim.synth.fake_fields import LIBRARY, RECIPE, TABLE
 from tiltsim.errors import SettingsError
 from tiltsim.synth import packing, running, shard_store, shards
+from tiltsim.synth.figures import plot_fields
 from tiltsim.synth.recipe import draw, parse_recipe
 from tiltsim.synth.shards import read_set, write_set
 
@@ -255,6 +257,22 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
     assert not list((tmp_path / "full").rglob("*.partial"))
     assert write(tmp_path / "full")["made"] < 11
     assert digests(tmp_path / "full") == digests(tmp_path / "whole")
+
+
+def test_the_preview_shows_true_d_where_the_image_shows_b(tmp_path):
+    write(tmp_path, n=3)
+    dataset = read_set(tmp_path).load()
+    axes = plot_fields(dataset).axes
+    assert len(axes) == 3
+    for k, ax in enumerate(axes):
+        one = dataset.isel(field=k)
+        (arrows,) = [c for c in ax.collections if isinstance(c, Quiver)]
+        d, place = one.d.values.reshape(-1, 2), one.b_image.values.reshape(-1, 2)
+        shown = np.hypot(*d.T) > 8.0
+        np.testing.assert_allclose(np.stack([arrows.U, arrows.V], axis=1), d[shown])
+        np.testing.assert_allclose(arrows.XY, place[shown], atol=1e-6)
+        np.testing.assert_array_equal(ax.images[0].get_array(), one.image)
+        assert ax.get_ylim()[0] > ax.get_ylim()[1]  # y points down
 
 
 def test_shards_are_made_one_after_the_other(tmp_path, monkeypatch):
