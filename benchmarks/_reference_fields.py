@@ -73,7 +73,7 @@ def references() -> list[Reference]:
     edge = structures.phases.vegard(0.0)
     # d_y turns over between cells 5 and 6 and, the box being periodic, between 11 and 0; half-width of a cell.
     x = np.arange(12) + 0.5
-    profile = np.tanh(x) - np.tanh(x - 6) + np.tanh(x - 12) - 1.0
+    profile = np.tanh(x) - np.tanh(x - 6) + np.tanh(x - 12)
     wall = np.stack([np.full((6, 12), -23.6), np.broadcast_to(-23.6 * profile, (6, 12))], axis=-1)
     uniform = np.full((2, 2, 2), -23.6)
     film = np.array(["BiFeO3"] * 6 + ["SrTiO3"] * 6)
