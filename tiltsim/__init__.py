@@ -4,19 +4,29 @@ from tiltsim.conventions import TiltConvention
 from tiltsim.dataset import pair_images
 from tiltsim.errors import SettingsError
 from tiltsim.images import apply_dose, evaluate
+from tiltsim.library import Library, LibraryRequest, build_library, check_library, open_library
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
 from tiltsim.simulate import simulate
+from tiltsim.synth import load_recipe, synthesize, write_set
 
 __all__ = [
     "Detector",
     "FrozenPhonons",
+    "Library",
+    "LibraryRequest",
     "Microscope",
     "Numerics",
     "SettingsError",
     "TiltConvention",
     "TiltSeries",
     "apply_dose",
+    "build_library",
+    "check_library",
     "evaluate",
+    "load_recipe",
+    "open_library",
     "pair_images",
     "simulate",
+    "synthesize",
+    "write_set",
 ]

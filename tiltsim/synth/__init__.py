@@ -1,1 +1,31 @@
 """Synthetic micrographs with ground truth."""
+
+from tiltsim.synth.augment import augment
+from tiltsim.synth.crystal import Crystal
+from tiltsim.synth.faults import Faults
+from tiltsim.synth.painting import paint
+from tiltsim.synth.path import ScanPath
+from tiltsim.synth.reading import read_set
+from tiltsim.synth.recipe import Recipe, load_recipe
+from tiltsim.synth.shards import write_set
+from tiltsim.synth.specimen_request import DomainRequest, SpecimenRequest
+from tiltsim.synth.synthesis import Field, synthesize
+from tiltsim.synth.torch_data import FieldDataset, SyntheticFields
+
+__all__ = [
+    "Crystal",
+    "DomainRequest",
+    "Faults",
+    "Field",
+    "FieldDataset",
+    "Recipe",
+    "ScanPath",
+    "SpecimenRequest",
+    "SyntheticFields",
+    "augment",
+    "load_recipe",
+    "paint",
+    "read_set",
+    "synthesize",
+    "write_set",
+]

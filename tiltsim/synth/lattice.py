@@ -132,7 +132,7 @@ def lay_out(
     d, lean = _distortions(request, pattern, shares, samarium)
     tilt = tilts(request, held, lean @ turn.T)
     thickness, height = thicknesses(request, held, extent, frame.edge[2], for_terraces)
-    check_limits(tilt, thickness, tilt_limit_mrad, thickness_limits)
+    check_limits(tilt @ turn, thickness, tilt_limit_mrad, thickness_limits)
 
     material = np.where(in_substrate, _SUBSTRATE, _POLAR)
     material_a = np.full((rows + 1, columns + 1), material[0, 0])

@@ -8,6 +8,7 @@ into each other halfway between columns: Fourier coefficients that vary in space
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -55,7 +56,12 @@ def paint(
     Raises
     ------
     SettingsError
-        If tilt, thickness or displacement lie beyond the library.
+        If tilt or thickness lie beyond the library.
+
+    Notes
+    -----
+    Columns lie where ``crystal`` has them, however large d is. What the library gives is how the image around them depends on
+    d; where d goes beyond ``library.d_limit``, that is taken at the limit.
     """
     filtered = gaussian_source(transfer) if isinstance(transfer, int | float) else transfer
     painted = np.zeros(path.shape, np.float32)
@@ -64,11 +70,21 @@ def paint(
     frequency = library.dataset.order_x.values / library.edges["BiFeO3"]
     factor = np.asarray(filtered(*np.meshgrid(frequency, frequency)))
     for site in ("A", "B"):
-        place, frame, scores = _columns(crystal, library, site)
-        modes = _tables(library, site, factor)
+        columns = _columns(crystal, site)
+        where = (columns.shown - path.origin) @ back.T
         # From pixels to cells, around each column.
-        to_cell = np.linalg.inv(frame) @ path.matrix
-        where = (place - path.origin) @ back.T
+        to_cell = np.linalg.inv(columns.frame) @ path.matrix
+        seen = _in_view(where, to_cell, path)
+        where, to_cell = where[seen], to_cell[seen]
+        scores = library.scores(
+            "B" if site == "B" else "A",
+            tilt=columns.tilt[seen],
+            d=np.clip(columns.d[seen], -library.d_limit, library.d_limit),
+            thickness=columns.thickness[seen],
+            samarium=columns.samarium[seen],
+            material=columns.material[seen],
+        )
+        modes = _tables(library, site, factor)
         _add(
             painted, share, where, to_cell, scores, modes, path.row_offset @ back.T, path.column_offset @ back.T, _SAMPLES
         )  # fmt: skip
@@ -76,8 +92,20 @@ def paint(
         return painted / share
 
 
-def _columns(crystal: Crystal, library: Library, site: str) -> tuple[Floats, Floats, NDArray[np.float32]]:
-    """Where the beam shows the columns of a site (n, 2), Å, their lattice (n, 2, 2), and their scores (n, modes)."""
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """Columns of a site: where a tilted beam shows them (n, 2), Å, their lattice (n, 2, 2), and their state along it."""
+
+    shown: Floats
+    frame: Floats
+    tilt: Floats
+    d: Floats
+    thickness: Floats
+    samarium: Floats
+    material: NDArray[np.int_]
+
+
+def _columns(crystal: Crystal, site: str) -> _Columns:
     along_x, along_y = np.diff(crystal.a, axis=1), np.diff(crystal.a, axis=0)
     edges = (along_x[:-1] + along_x[1:]) / 2, (along_y[:, :-1] + along_y[:, 1:]) / 2
     if site == "B":
@@ -90,21 +118,29 @@ def _columns(crystal: Crystal, library: Library, site: str) -> tuple[Floats, Flo
             at_corners(v) for v in (crystal.tilt, crystal.thickness, crystal.height, crystal.d)
         )
         samarium, material = crystal.samarium, crystal.material_a
+    # A surface that lies deeper is reached by a tilted beam further on: its columns appear further back.
+    shown = place - np.tan(tilt * 1e-3) * height[..., None]
     # Columns of each matrix: one cell to the right, one down.
     frame = np.stack(lattice, axis=-1)
     # The library's crystal is upright: displacement and tilt as seen along the lattice's own axes.
     angle = np.arctan2(frame[..., 1, 0] - frame[..., 0, 1], frame[..., 0, 0] + frame[..., 1, 1])
-    scores = library.scores(
-        "B" if site == "B" else "A",
-        tilt=_turned_back(tilt, angle),
-        d=_turned_back(d, angle),
-        thickness=thickness,
-        samarium=samarium,
-        material=material,
+    return _Columns(
+        shown.reshape(-1, 2),
+        frame.reshape(-1, 2, 2),
+        _turned_back(tilt, angle).reshape(-1, 2),
+        _turned_back(d, angle).reshape(-1, 2),
+        thickness.ravel(),
+        samarium.ravel(),
+        material.ravel(),
     )
-    # A surface that lies deeper is reached by a tilted beam further on: its columns appear further back.
-    shown = place - np.tan(tilt * 1e-3) * height[..., None]
-    return shown.reshape(-1, 2), frame.reshape(-1, 2, 2), scores.reshape(-1, scores.shape[-1])
+
+
+def _in_view(where: Floats, to_cell: Floats, path: ScanPath) -> NDArray[np.bool_]:
+    """Which columns at ``where``, pixels, have surroundings that the scan may reach."""
+    offset = np.abs(path.row_offset).max() + np.abs(path.column_offset).max()
+    reach = np.abs(np.linalg.inv(to_cell)).max(axis=(1, 2)) + 2.0 * offset / path.pixel
+    size = np.array(path.shape[::-1])
+    return np.asarray(((where > -reach[:, None]) & (where < size + reach[:, None])).all(axis=1))
 
 
 def _turned_back(vector: Floats, angle: Floats) -> Floats:

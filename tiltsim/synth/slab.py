@@ -22,7 +22,7 @@ BEYOND = MARGIN * SRTIO3_A
 
 
 def reach(request: SpecimenRequest, extent: tuple[float, float]) -> tuple[float, tuple[float, float]]:
-    """Bounds on what fields drawn from ``request`` may ask of a library: largest tilt, mrad; thicknesses, Å.
+    """Bounds on what fields drawn from ``request`` may ask of a library: largest tilt along an axis, mrad; thicknesses, Å.
 
     No draw goes beyond them; whether one gets there depends on directions that are drawn too.
     """
@@ -31,7 +31,7 @@ def reach(request: SpecimenRequest, extent: tuple[float, float]) -> tuple[float,
     if request.own_leans and request.phase != "SrTiO3":
         # All variants of a phase lean equally far.
         lean = variant(request.phase, request.domains.variants[0]).lean
-        tilt += ends(request.lean_scale)[1] * float(np.hypot(*lean))
+        tilt += ends(request.lean_scale)[1] * float(np.abs(lean).max())
     steps = request.terraces * edges("R3c", 0.0, False)[2] + largest(request.wedge) * radius / 100.0
     low, high = ends(request.thickness)
     return tilt, (low - steps, high + steps)
@@ -73,11 +73,11 @@ def thicknesses(
 def check_limits(
     tilt: Floats, thickness: Floats, tilt_limit: float | None, limits: tuple[float, float]
 ) -> None:
-    """Refuse what the library does not hold."""
-    seen = float(np.sqrt((tilt**2).sum(axis=-1).max()))
+    """Refuse what the library does not hold; ``tilt`` is along the lattice's axes, as the library's."""
+    seen = float(np.abs(tilt).max())
     if tilt_limit is not None and seen > tilt_limit + 1e-9:
         raise SettingsError(
-            f"specimen.tilt with bending and leans reaches {seen:.2f} mrad, beyond the library's {tilt_limit:g} mrad; "
+            f"specimen.tilt with bending and leans reaches {seen:.2f} mrad along an axis, beyond the library's {tilt_limit:g} mrad; "
             "lower specimen.tilt, specimen.bending or specimen.lean_scale."
         )
     thin, thick = float(thickness.min()), float(thickness.max())

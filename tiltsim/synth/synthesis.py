@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -20,7 +20,7 @@ from tiltsim.synth.path import ScanPath
 from tiltsim.synth.probe import transfer
 from tiltsim.synth.ranges import stream
 from tiltsim.synth.recipe import Recipe, draw
-from tiltsim.synth.scanning import draw_path
+from tiltsim.synth.scanning import draw_path, margin
 
 _ANGSTROM, _PM, _MRAD, _ONE = ({"units": u} for u in ("Å", "pm", "mrad", "1"))
 
@@ -68,15 +68,19 @@ def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) 
     """
     settled = draw(recipe, seed, field)
     specimen, faults, pixel = settled.specimens[0], settled.faults, float(np.asarray(settled.pixel))
-    shapes = [grid_shape(kind, recipe.extent) for kind in recipe.specimens]
+    # The crystal reaches as far as the beam of any field may stray.
+    beyond = margin(recipe.faults.scan, recipe.size, recipe.extent[0] / recipe.size[1])
+    wide = recipe.extent[0] + 2 * beyond, recipe.extent[1] + 2 * beyond
+    shapes = [grid_shape(kind, wide) for kind in recipe.specimens]
     crystal = lay_out(
         specimen,
-        (settled.size[1] * pixel, settled.size[0] * pixel),
+        (settled.size[1] * pixel + 2 * beyond, settled.size[0] * pixel + 2 * beyond),
         stream(seed, field, "crystal"),
         shape=(max(s[0] for s in shapes), max(s[1] for s in shapes)),
         tilt_limit_mrad=library.tilt_limit,
         thickness_limits=library.thickness_range,
     )
+    crystal = replace(crystal, a=crystal.a - beyond, b=crystal.b - beyond)
     path = draw_path(faults.scan, settled.size, pixel, stream(seed, field, "scan"))
     microscope = library.request.microscope
     thickness = float(crystal.thickness.mean())
@@ -93,6 +97,7 @@ def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) 
                 "x": ("x", np.arange(columns) * pixel, _ANGSTROM),
             },
             attrs={
+                "units": "counts",
                 **attributes,
                 "pixel_size_angstrom": pixel,
                 "calibrated": 1,
