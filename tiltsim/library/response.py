@@ -264,17 +264,22 @@ class Library:
         return np.real(along_y @ c @ along_x.T)
 
 
+#: Over this share of the way from one column to the next their images fade into each other. Nearer to a column only its own
+#: counts, so that a brighter or displaced neighbour does not move it.
+BLEND = 0.5
+
+
 def column_share(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weight, before it is normalized, of all columns of a site at (``u``, ``v``) cells from one of them.
 
-    1 on a column, 0 on the four nearest of the other site, flat at both; the same as in the painting of fields.
+    1 around a column, 0 around the four nearest of the other site; the same as in the painting of fields.
     """
     u, v = u - np.round(u), v - np.round(v)
     total = np.zeros(np.broadcast_shapes(u.shape, v.shape))
     for i in (-1, 0, 1):
         for j in (-1, 0, 1):
-            p, q = 1.0 - np.abs(u - i + v - j), 1.0 - np.abs(u - i - v + j)
-            total += np.clip(p, 0, 1) ** 2 * (3.0 - 2.0 * p) * np.clip(q, 0, 1) ** 2 * (3.0 - 2.0 * q)
+            p, q = (np.clip((0.5 - np.abs(t)) / BLEND + 0.5, 0, 1) for t in (u - i + v - j, u - i - v + j))
+            total += p**2 * (3.0 - 2.0 * p) * q**2 * (3.0 - 2.0 * q)
     return total
 
 

@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tiltsim.library import Library
+from tiltsim.library.response import BLEND
 from tiltsim.synth.crystal import Crystal, around, at_corners
 from tiltsim.synth.path import ScanPath
 
@@ -177,6 +178,7 @@ def _add(
     """
     height, width = painted.shape
     mask = samples - 1
+    farthest = 0.5 + BLEND / 2  # |u + v| and |u − v| of what a column is seen in, cells
     table = np.empty(samples * samples, np.float32)
     wx, wy = np.empty(4, np.float32), np.empty(4, np.float32)
     slack_x, slack_down = np.abs(columns[:, 0]).max(), np.abs(columns[:, 1]).max()
@@ -184,10 +186,10 @@ def _add(
     for n in range(where.shape[0]):
         m = to_cell[n]
         determinant = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
-        # The surroundings are |u| + |v| < 1 in cells: these rows of pixels.
-        reach = max(abs(m[1, 0]), abs(m[0, 0])) / abs(determinant) + slack_y
+        # Rows of pixels that hold them.
+        reach = farthest * max(abs(m[1, 0]), abs(m[0, 0])) / abs(determinant) + slack_y
         top, bottom = max(0, int(np.ceil(where[n, 1] - reach))), min(height - 1, int(where[n, 1] + reach))
-        across = max(abs(m[1, 1]), abs(m[0, 1])) / abs(determinant) + slack_x + slack_row
+        across = farthest * max(abs(m[1, 1]), abs(m[0, 1])) / abs(determinant) + slack_x + slack_row
         if top > bottom or where[n, 0] + across < 0 or where[n, 0] - across > width - 1:
             continue
         table[:] = 0.0
@@ -198,11 +200,11 @@ def _add(
         for i in range(top, bottom + 1):
             y = i + rows[i, 1] - where[n, 1]
             begin, end = -across, across
-            for sign in (-1.0, 1.0):  # |u + v| < 1 and |u − v| < 1 hold between two places along the row
+            for sign in (-1.0, 1.0):  # |u + v| and |u − v| stay below it between two places along the row
                 along, offset = m[0, 0] + sign * m[1, 0], (m[0, 1] + sign * m[1, 1]) * y
                 spare = abs(m[0, 1] + sign * m[1, 1]) * slack_down
                 if abs(along) > 1e-9:
-                    half, centre = (1.0 + spare) / abs(along), -offset / along
+                    half, centre = (farthest + spare) / abs(along), -offset / along
                     begin, end = max(begin, centre - half), min(end, centre + half)
             base = where[n, 0] - rows[i, 0]
             for j in range(
@@ -211,9 +213,11 @@ def _add(
                 x, down = j + columns[j, 0] - base, y + columns[j, 1]
                 u = m[0, 0] * x + m[0, 1] * down
                 v = m[1, 0] * x + m[1, 1] * down
-                p, q = np.float32(1.0 - abs(u + v)), np.float32(1.0 - abs(u - v))
+                p = np.float32(0.5 + (0.5 - abs(u + v)) / BLEND)
+                q = np.float32(0.5 + (0.5 - abs(u - v)) / BLEND)
                 if p <= 0.0 or q <= 0.0:
                     continue
+                p, q = min(p, np.float32(1.0)), min(q, np.float32(1.0))
                 three, two = np.float32(3.0), np.float32(2.0)
                 weight = p * p * (three - two * p) * q * q * (three - two * q)
                 su, sv = u * samples, v * samples
