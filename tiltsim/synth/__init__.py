@@ -3,6 +3,7 @@
 from tiltsim.synth.augment import augment
 from tiltsim.synth.crystal import Crystal
 from tiltsim.synth.faults import Faults
+from tiltsim.synth.importing import Imported, TableConventions, import_image
 from tiltsim.synth.painting import paint
 from tiltsim.synth.path import ScanPath
 from tiltsim.synth.reading import read_set
@@ -18,11 +19,14 @@ __all__ = [
     "Faults",
     "Field",
     "FieldDataset",
+    "Imported",
     "Recipe",
     "ScanPath",
     "SpecimenRequest",
     "SyntheticFields",
+    "TableConventions",
     "augment",
+    "import_image",
     "load_recipe",
     "paint",
     "read_set",
