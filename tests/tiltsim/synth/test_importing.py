@@ -47,7 +47,7 @@ def test_a_real_abtem_scan_is_found_where_its_atom_is():
     atoms = Atoms("Bi", positions=[[2.0, 3.0, 1.0]], cell=[8.0, 6.0, 2.0])
     potential = abtem.Potential(atoms, sampling=0.05, slice_thickness=2.0)
     probe = abtem.Probe(energy=200e3, semiangle_cutoff=25)
-    scan = abtem.GridScan(start=(0, 0), end=(8, 6), sampling=0.5, endpoint=False)
+    scan = abtem.GridScan(start=(0, 0), end=(8, 6), sampling=0.25, endpoint=False)
     with abtem.config.set({"diagnostics.progress_bar": False}):
         measured = probe.scan(potential, scan=scan, detectors=abtem.AnnularDetector(60, 150)).compute()
     got = import_image(measured, TABLE)
