@@ -83,8 +83,8 @@ def build_columns(
     material_a : array_like of str, optional
         Of the A column at each cell's upper left corner; default ``material``.
     rotation_deg : float, optional
-        Angle of the antiphase rotations; default bulk R3c's. Their axis is the ⟨111⟩ nearest the mean d, in all
-        cells. With an odd number of rows or columns they still alternate along the beam, but not across it.
+        Angle of the antiphase rotations; default bulk R3c's. Their axis is the ⟨111⟩ nearest to each cell's d, as in
+        bulk R3c. With an odd number of rows or columns they still alternate along the beam, but not across it.
     seed : int
         Of the Sm atoms.
     name : str
@@ -127,16 +127,16 @@ def build_columns(
     on_edge = np.isclose(ideal[:, :2] % 1.0, 0.0) & (sites == "X")[:, None]
     before = i - on_edge[:, 1], j - on_edge[:, 0]
     shared = (vector[i, j] + vector[before]) / 2
-    turning = (polar[i, j] + polar[before]) / 2
+    signs = np.where(vector < 0, -1.0, 1.0) / np.sqrt(3.0) * polar[..., None]
+    axis = (signs[i, j] + signs[before]) / 2
     bulk = _bulk()
     shift = np.zeros((len(ideal), 3))
     shift[sites == "B"] = -shared[sites == "B"]
     anion = sites == "X"
     angle = bulk.rotation if rotation_deg is None else np.radians(rotation_deg)
-    axis = np.where(np.array([*d.mean(axis=(0, 1)), d_z_pm]) < 0, -1.0, 1.0) / np.sqrt(3.0)
-    turned = angle * antiphase_rotation(ideal[anion], axis) * ez
+    turned = angle * antiphase_rotation(ideal[anion], axis[anion]) * ez
     ratio = np.where(np.isclose(ideal[anion] % 1.0, 0.0), bulk.along, bulk.across)
-    shift[anion] = -ratio * shared[anion] + turning[anion, None] * turned
+    shift[anion] = -ratio * shared[anion] + turned
 
     tops = np.concatenate([[0.0], np.cumsum(heights)])
     lattice = np.stack(

@@ -152,7 +152,7 @@ class Modes:
 
 
 def antiphase_rotation(ideal: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Displacement of every anion per radian of antiphase rotation about ``axis``, in pseudocubic edges."""
+    """Displacement of every anion per radian of antiphase rotation about ``axis`` (3,) or (anions, 3), in pseudocubic edges."""
     # An anion has B neighbours half an edge away on either side; they turn oppositely, so one will do.
     along = np.isclose(ideal % 1.0, 0.0)  # the direction in which the anion is bonded
     arm = 0.5 * along
