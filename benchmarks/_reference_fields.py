@@ -62,7 +62,7 @@ class Reference:
 def references() -> list[Reference]:
     edge, lateral = structures.phases.vegard(0.0), structures.phases.SRTIO3_A
     thickness = CELLS[-1] * edge
-    # d_y turns over between cells 5 and 6 and, the box being periodic, between 11 and 0; half-width of a cell.
+    # d_y and d_z turn over between cells 5 and 6 and, the box being periodic, between 11 and 0; half-width of a cell.
     x = np.arange(12) + 0.5
     profile = np.tanh(x) - np.tanh(x - 6) + np.tanh(x - 12)
     wall = np.stack([np.full((1, 12), -23.6), -23.6 * profile[None]], axis=-1)
@@ -76,7 +76,9 @@ def references() -> list[Reference]:
     return [
         Reference(
             "wall", "109° walls, 12 cells apart by 6, tilt (6, −4) mrad",
-            build_columns(wall, thickness=thickness, edge_x=edge, edge_y=edge, edge_z=edge, name="wall"),
+            build_columns(
+                wall, thickness=thickness, d_z_pm=23.6 * profile[None], edge_x=edge, edge_y=edge, edge_z=edge, name="wall",
+            ),
             (1, 12), (6.0, -4.0), np.full(1, edge), edge, wall, bismuth((1, 12)), bismuth((1, 12)),
         ),
         Reference(

@@ -94,9 +94,12 @@ def compared(
         seen = (truth > BORDER * 3.9).all(axis=1) & (truth < np.array([width, height]) - BORDER * 3.9).all(
             axis=1
         )
+        missing = int((seen & ~np.isfinite(error).all(axis=1)).sum())
         seen &= np.isfinite(error).all(axis=1)
         row: dict[str, Any] = {
             "thickness_angstrom": round(cells * EDGES["BiFeO3"], 1),
+            "columns": int(seen.sum()),
+            "missing": missing,
             "nrmse": float(normalized_root_mse(reference, foretold)),
             "nrmse_by_std": float(np.sqrt(((reference - foretold) ** 2).mean()) / reference.std()),
             "mean_ratio": float(foretold.mean() / reference.mean()),

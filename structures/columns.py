@@ -47,7 +47,7 @@ def build_columns(
     d_pm: ArrayLike,
     *,
     thickness: float,
-    d_z_pm: float = 23.6,
+    d_z_pm: ArrayLike = 23.6,
     edge_x: float | None = None,
     edge_y: float | Sequence[float] | None = None,
     edge_z: float | None = None,
@@ -70,8 +70,8 @@ def build_columns(
         Mean of the surrounding A columns − B column of every cell, (x right, y down), pm.
     thickness : float
         Along the beam, Å; rounded to an even number of cells, since octahedra alternate.
-    d_z_pm : float
-        Component of d along the beam, pm, the same in all cells of BiFeO3.
+    d_z_pm : array_like, shape () or (rows, columns)
+        Component of d along the beam, pm.
     edge_x, edge_z : float, optional
         Edges of the cells across the image and along the beam, Å; default Vegard's pseudocubic edge.
     edge_y : float or sequence of float, optional
@@ -103,14 +103,23 @@ def build_columns(
     d = np.asarray(d_pm, dtype=float)
     if d.ndim != 3 or d.shape[2] != 2 or d.size == 0:
         raise SpecimenError(f"d_pm has shape {d.shape}; give (rows, columns, 2), pm.")
-    if not np.isfinite(d).all() or max(np.abs(d).max(), abs(d_z_pm)) > _MAX_D_PM:
+    d_z = np.asarray(d_z_pm, dtype=float)
+    if d_z.shape not in ((), d.shape[:2]):
+        raise SpecimenError(f"d_z_pm has shape {d_z.shape}; give one number or {d.shape[:2]}, pm.")
+    if not np.isfinite(d).all() or not max(np.abs(d).max(), np.abs(d_z).max()) <= _MAX_D_PM:
         raise SpecimenError(f"d_pm must be finite and within ±{_MAX_D_PM:g} pm along each axis.")
     if not 0.0 <= samarium <= 1.0:
         raise SpecimenError(f"samarium {samarium} is not a fraction; give 0.07 for 7 %.")
     rows, columns = d.shape[:2]
+    if seed < 0:
+        raise SpecimenError(f"seed {seed} must not be negative.")
     own = vegard(samarium)
-    ex, ez = edge_x or own, edge_z or own
-    heights = np.broadcast_to(np.asarray(edge_y or own, dtype=float), (rows,))
+    ex, ez = (own if edge is None else edge for edge in (edge_x, edge_z))
+    heights = np.broadcast_to(np.asarray(own if edge_y is None else edge_y, dtype=float), (rows,))
+    if not all(2.0 <= edge <= 6.0 for edge in (ex, ez, *heights)):
+        raise SpecimenError(
+            "edge_x, edge_y and edge_z must be within 2 to 6 Å, the edges of one pseudocubic cell."
+        )
     if not 0 < thickness <= 2000:
         raise SpecimenError(f"thickness {thickness} Å is outside 0 to 2000 Å; give it in Å (100 Å = 10 nm).")
     layers = 2 * max(1, round(thickness / ez / 2))
@@ -122,7 +131,11 @@ def build_columns(
     block = np.floor(ideal + 1e-9).astype(int)
     i, j = block[:, 1], block[:, 0]
     polar = (of_b == "BiFeO3").astype(float)
-    vector = np.concatenate([d, np.full((rows, columns, 1), d_z_pm)], axis=2) * polar[..., None] / 100.0  # Å
+    vector = (
+        np.concatenate([d, np.broadcast_to(d_z, (rows, columns))[..., None]], axis=2)
+        * polar[..., None]
+        / 100.0
+    )  # Å
     # The cells that share an anion: both it lies between; a cell's own for what lies inside.
     on_edge = np.isclose(ideal[:, :2] % 1.0, 0.0) & (sites == "X")[:, None]
     before = i - on_edge[:, 1], j - on_edge[:, 0]
@@ -168,7 +181,7 @@ def build_columns(
         slices=4,
         sigmas={e: float(np.sqrt(U_ISO[e])) for e in sorted({str(s) for s in symbols})},
         specification={
-            "rows": rows, "columns": columns, "d_z_pm": d_z_pm, "samarium": samarium, "seed": seed,
+            "rows": rows, "columns": columns, "d_z_pm": d_z.tolist(), "samarium": samarium, "seed": seed,
             "edges": [ex, [float(h) for h in heights], ez],
             "assumptions": ["B and anions move against d, and octahedra turn, as in bulk R3c."],
         },

@@ -103,6 +103,11 @@ class LibraryRequest:
             )
         if not 0.0 < self.samarium <= 1.0:
             raise SettingsError(f"samarium {self.samarium:g} is not a fraction above 0; give e.g. 0.2.")
+        if not self.phonons.redraw or self.phonons.trajectory or self.phonons.force_constants:
+            raise SettingsError(
+                "phonons: a library needs redraw=True, so that Sm is not at the same depths in every draw, and neither a "
+                "trajectory nor force_constants, which fit one structure only."
+            )
         if self.detector.segments > 1:
             raise SettingsError(
                 "detector.segments: a library holds one whole ring; build one for each sector's ring."

@@ -60,6 +60,22 @@ class Crystal:
         return around(self.a)
 
     @cached_property
+    def shown_a(self) -> Floats:
+        """Where a tilted beam shows the A columns: further back where their surface lies deeper, as `a`."""
+        return self.a - np.tan(at_corners(self.tilt) * 1e-3) * at_corners(self.height)[..., None]
+
+    @cached_property
+    def shown_b(self) -> Floats:
+        """Where a tilted beam shows the B columns, as `b`."""
+        return self.b - np.tan(self.tilt * 1e-3) * self.height[..., None]
+
+    @cached_property
+    def angle(self) -> float:
+        """Mean direction of the rows, rad, from x towards y."""
+        along, down = np.diff(self.a, axis=1).mean(axis=(0, 1)), np.diff(self.a, axis=0).mean(axis=(0, 1))
+        return float(np.arctan2(along[1] - down[0], along[0] + down[1]))
+
+    @cached_property
     def d(self) -> Floats:
         """Mean of the surrounding A columns − B column, shape (rows, columns, 2), pm."""
         return (self.cage - self.b) * 100.0

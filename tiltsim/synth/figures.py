@@ -58,7 +58,7 @@ def _panel(ax: Axes, field: xr.Dataset, width: float) -> None:
     left, top = (first - 0.5) * pixel
     right, bottom = (last - 0.5) * pixel
     ax.imshow(part, cmap="gray", extent=(left, right, bottom, top), interpolation="nearest")
-    place, d = _pairs(field, "b_image"), _pairs(field, "d")
+    place, d = _pairs(field, "b_image"), _pairs(field, "d_image")
     shown = np.all((place > low) & (place < high), axis=1) & (np.hypot(*d.T) > _LEAST)
     angle = np.arctan2(d[shown, 1], d[shown, 0]) / (2 * np.pi) % 1.0
     colours = hsv_to_rgb(np.stack([angle, np.full_like(angle, 0.9), np.ones_like(angle)], axis=-1))

@@ -7,7 +7,6 @@ import time
 
 from tiltsim.estimate import duration
 from tiltsim.library import Library
-from tiltsim.scheduling import torch_threads
 from tiltsim.synth.packing import fields_a_shard, pack, parts, stack
 from tiltsim.synth.recipe import PARTS, Recipe, settings_drawn
 from tiltsim.synth.synthesis import synthesize
@@ -21,10 +20,9 @@ def forecast_set(
 ) -> list[str]:
     """What :func:`~tiltsim.synth.shards.write_set` will make, its size on disk and its time, line by line (``--dry-run``)."""
     workers = workers or os.cpu_count() or 1
-    with torch_threads(1):
-        made = [synthesize(recipe, library, seed, 0)]
-        start = time.perf_counter()
-        made += [synthesize(recipe, library, seed, number) for number in range(1, 1 + _TRIAL)]
+    made = [synthesize(recipe, library, seed, 0)]
+    start = time.perf_counter()
+    made += [synthesize(recipe, library, seed, number) for number in range(1, 1 + _TRIAL)]
     numbers = range(len(made))
     files = pack(stack(recipe, seed, numbers, made), 0, len(made))
     each = (time.perf_counter() - start) / _TRIAL

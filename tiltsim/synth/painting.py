@@ -47,7 +47,8 @@ def paint(
     path : ScanPath
         Where the beam stands at every pixel.
     transfer : float or callable
-        Full width at half maximum of a Gaussian source, Å, or a factor on the image's Fourier coefficients.
+        Full width at half maximum of a Gaussian source, Å, or a factor on the image's Fourier coefficients. Libraries keep
+        what a source of 0.5 Å leaves; with a smaller one the finest details are incomplete.
 
     Returns
     -------
@@ -69,7 +70,10 @@ def paint(
     share = np.zeros(path.shape, np.float32)
     back = np.linalg.inv(path.matrix)
     frequency = library.dataset.order_x.values / library.edges["BiFeO3"]
-    factor = np.asarray(filtered(*np.meshgrid(frequency, frequency)))
+    # The library's frequencies lie along the lattice's axes, the microscope's faults along the image's.
+    c, s = np.cos(crystal.angle), np.sin(crystal.angle)
+    kx, ky = np.meshgrid(frequency, frequency)
+    factor = np.asarray(filtered(c * kx - s * ky, s * kx + c * ky))
     for site in ("A", "B"):
         columns = _columns(crystal, site)
         where = (columns.shown - path.origin) @ back.T
@@ -110,17 +114,13 @@ def _columns(crystal: Crystal, site: str) -> _Columns:
     along_x, along_y = np.diff(crystal.a, axis=1), np.diff(crystal.a, axis=0)
     edges = (along_x[:-1] + along_x[1:]) / 2, (along_y[:, :-1] + along_y[:, 1:]) / 2
     if site == "B":
-        place, lattice = crystal.b, edges
-        tilt, thickness, height, d = crystal.tilt, crystal.thickness, crystal.height, crystal.d
+        shown, lattice = crystal.shown_b, edges
+        tilt, thickness, d = crystal.tilt, crystal.thickness, crystal.d
         samarium, material = around(crystal.samarium), crystal.material
     else:
-        place, lattice = crystal.a, (at_corners(edges[0]), at_corners(edges[1]))
-        tilt, thickness, height, d = (
-            at_corners(v) for v in (crystal.tilt, crystal.thickness, crystal.height, crystal.d)
-        )
+        shown, lattice = crystal.shown_a, (at_corners(edges[0]), at_corners(edges[1]))
+        tilt, thickness, d = (at_corners(v) for v in (crystal.tilt, crystal.thickness, crystal.d))
         samarium, material = crystal.samarium, crystal.material_a
-    # A surface that lies deeper is reached by a tilted beam further on: its columns appear further back.
-    shown = place - np.tan(tilt * 1e-3) * height[..., None]
     # Columns of each matrix: one cell to the right, one down.
     frame = np.stack(lattice, axis=-1)
     # The library's crystal is upright: displacement and tilt as seen along the lattice's own axes.

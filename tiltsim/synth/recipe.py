@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from tiltsim.errors import SettingsError
 from tiltsim.synth.faults import Faults
 from tiltsim.synth.ranges import Range, check_range, settle, stream
+from tiltsim.synth.scanning import margin
 from tiltsim.synth.specimen_request import SpecimenRequest
 
 RECIPES = ("synth-quick", "synth-films")
@@ -93,6 +94,13 @@ class Recipe:
         """Width and height of the largest field that may be drawn, Å."""
         pixel = max(self.pixel) if isinstance(self.pixel, tuple) else self.pixel
         return self.size[1] * pixel, self.size[0] * pixel
+
+    @property
+    def reached(self) -> tuple[float, float]:
+        """Width and height of what the beam of any field may reach, Å: the crystal's."""
+        pixel = self.extent[0] / self.size[1]
+        beyond = margin(self.faults.scan, self.size, pixel)
+        return self.extent[0] + 2 * beyond, self.extent[1] + 2 * beyond
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, laid out as in a file."""

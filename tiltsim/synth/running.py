@@ -12,7 +12,6 @@ from dask.callbacks import Callback
 
 from tiltsim.errors import SettingsError
 from tiltsim.library import Library
-from tiltsim.scheduling import torch_threads
 from tiltsim.synth.packing import pack, stack
 from tiltsim.synth.recipe import Recipe
 from tiltsim.synth.synthesis import Field, synthesize
@@ -80,8 +79,7 @@ def run(
 def _in_threads(work: Work, put: Put, done: Callable[[int], None], workers: int) -> None:
     # Closures, since dask would look for tasks within the fields of arguments.
     def make(number: int) -> Field:
-        with torch_threads(1):
-            return synthesize(work.recipe, work.library, work.seed, number)
+        return synthesize(work.recipe, work.library, work.seed, number)
 
     def finish(index: int, made: Sequence[Field]) -> None:
         dataset = stack(work.recipe, work.seed, work.shards[index], made)
@@ -114,8 +112,7 @@ def make_shard(
     recipe: Recipe, library: Library, seed: int, index: int, numbers: Sequence[int], shard: int
 ) -> dict[str, bytes]:
     """Files of one shard, from their path within the store; runs on a worker of a cluster."""
-    with torch_threads(1):
-        made = [synthesize(recipe, library, seed, number) for number in numbers]
+    made = [synthesize(recipe, library, seed, number) for number in numbers]
     return pack(stack(recipe, seed, numbers, made), index, shard)
 
 

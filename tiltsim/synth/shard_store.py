@@ -23,6 +23,7 @@ WORK = ".work"
 _NAMES = {
     "synthetic_fields": "layout",
     "tiltsim_version": "version of tiltsim",
+    "numpy_version": "version of NumPy",
     "recipe": "recipe",
     "library_digest": "library",
     "seed": "--seed",

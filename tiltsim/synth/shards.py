@@ -24,7 +24,6 @@ from tiltsim.errors import SettingsError
 from tiltsim.library import Library
 from tiltsim.output import check_folder, write_json
 from tiltsim.progress import Reporter, Silent
-from tiltsim.scheduling import torch_threads
 from tiltsim.synth.figures import plot_fields
 from tiltsim.synth.packing import FORMAT, fields_a_shard, frame, parts, stack
 from tiltsim.synth.reading import read_set
@@ -94,8 +93,7 @@ def write_set(
     workers = (os.cpu_count() or 1) if workers is None else workers
     check_request(n, seed, workers, format, shard, out)
     check_reach(recipe, library)
-    with torch_threads(1):
-        trial = synthesize(recipe, library, seed, 0)
+    trial = synthesize(recipe, library, seed, 0)
     shard = shard or fields_a_shard(trial.image)
     _check_size(n, trial, format)
     attributes = _attributes(recipe, library, seed, shard)
@@ -154,7 +152,7 @@ def check_reach(recipe: Recipe, library: Library) -> None:
     """Refuse a recipe of which some field, however late, might ask for more than the library holds."""
     low, high = library.thickness_range
     for i, kind in enumerate(recipe.specimens):
-        tilt, (thin, thick) = reach(kind, recipe.extent)
+        tilt, (thin, thick) = reach(kind, recipe.reached)
         if tilt > library.tilt_limit:
             raise SettingsError(
                 f"specimens[{i}]: tilt with bending and leans may reach {tilt:.1f} mrad, beyond the library's "
@@ -176,7 +174,15 @@ def _check_size(n: int, trial: Field, format: str) -> None:
 
 
 #: Attributes of a set that all its bytes follow from.
-_IDENTITY = ("synthetic_fields", "tiltsim_version", "recipe", "library_digest", "seed", "fields_a_shard")
+_IDENTITY = (
+    "synthetic_fields",
+    "tiltsim_version",
+    "numpy_version",
+    "recipe",
+    "library_digest",
+    "seed",
+    "fields_a_shard",
+)
 
 
 def _attributes(recipe: Recipe, library: Library, seed: int, shard: int) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from importlib.metadata import version
 import numpy as np
 import xarray as xr
 
+from tiltsim.errors import SettingsError
 from tiltsim.library import Library
+from tiltsim.scheduling import torch_threads
 from tiltsim.synth.covering import cover
 from tiltsim.synth.crystal import MATERIALS, Crystal
 from tiltsim.synth.detection import detect
@@ -20,7 +22,7 @@ from tiltsim.synth.path import ScanPath
 from tiltsim.synth.probe import transfer
 from tiltsim.synth.ranges import stream
 from tiltsim.synth.recipe import Recipe, draw
-from tiltsim.synth.scanning import draw_path, margin
+from tiltsim.synth.scanning import draw_path
 
 _ANGSTROM, _PM, _MRAD, _ONE = ({"units": u} for u in ("Å", "pm", "mrad", "1"))
 
@@ -66,12 +68,13 @@ def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) 
     SettingsError
         If a draw lies beyond what the library holds, naming the setting.
     """
+    if seed < 0 or field < 0:
+        raise SettingsError(f"seed {seed} and field {field} must not be negative.")
     settled = draw(recipe, seed, field)
     specimen, faults, pixel = settled.specimens[0], settled.faults, float(np.asarray(settled.pixel))
     # The crystal reaches as far as the beam of any field may stray.
-    beyond = margin(recipe.faults.scan, recipe.size, recipe.extent[0] / recipe.size[1])
-    wide = recipe.extent[0] + 2 * beyond, recipe.extent[1] + 2 * beyond
-    shapes = [grid_shape(kind, wide) for kind in recipe.specimens]
+    beyond = (recipe.reached[0] - recipe.extent[0]) / 2
+    shapes = [grid_shape(kind, recipe.reached) for kind in recipe.specimens]
     crystal = lay_out(
         specimen,
         (settled.size[1] * pixel + 2 * beyond, settled.size[0] * pixel + 2 * beyond),
@@ -84,9 +87,12 @@ def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) 
     path = draw_path(faults.scan, settled.size, pixel, stream(seed, field, "scan"))
     microscope = library.request.microscope
     thickness = float(crystal.thickness.mean())
-    image = paint(crystal, library, path, partial(transfer, faults.probe, microscope, thickness=thickness))
-    image = cover(image, faults.cover, pixel, stream(seed, field, "cover"))
-    recorded, attributes = detect(image, faults.detection, pixel, stream(seed, field, "detection"))
+    with torch_threads(1):  # sums may depend in their last bit on the number
+        image = paint(
+            crystal, library, path, partial(transfer, faults.probe, microscope, thickness=thickness)
+        )
+        image = cover(image, faults.cover, pixel, stream(seed, field, "cover"))
+        recorded, attributes = detect(image, faults.detection, pixel, stream(seed, field, "detection"))
     rows, columns = settled.size
     return Field(
         xr.DataArray(
@@ -97,7 +103,7 @@ def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) 
                 "x": ("x", np.arange(columns) * pixel, _ANGSTROM),
             },
             attrs={
-                "units": "counts",
+                "units": "counts" if faults.detection.bits or np.isfinite(attributes["dose_per_A2"]) else "1",
                 **attributes,
                 "pixel_size_angstrom": pixel,
                 "calibrated": 1,
@@ -122,11 +128,14 @@ def describe(crystal: Crystal, path: ScanPath) -> xr.Dataset:
     Dataset
         dims (row, column) of cells and (row_a, column_a) of A columns, one more each. ``a``, ``b``: true mean positions on
         the specimen, Å; ``a_image``, ``b_image``: where the image shows those places, Å (pixel number × nominal pixel size,
-        scan faults included); ``d``: mean of the surrounding A columns − B column, pm; ``tilt``: of the beam in the cell's
-        crystal, mrad; ``thickness``, ``height``, Å; ``samarium``: of each A column; ``domain`` and ``material``: numbers of
+        scan faults and the entrance surface's height included); ``d``: mean of the surrounding A columns − B column on the
+        specimen, pm; ``d_image``: the same as turned, sheared and scaled by the scan: the label of an image that nobody has
+        corrected; ``tilt``: of the beam in the cell's crystal, mrad; ``thickness``, ``height``, Å; ``samarium``: of each A column; ``domain`` and ``material``: numbers of
         the attributes' names; ``inside``: whether the image shows the whole cell.
     """
-    a_image, b_image = path.shown_at(crystal.a), path.shown_at(crystal.b)
+    a_image, b_image = path.shown_at(crystal.shown_a), path.shown_at(crystal.shown_b)
+    # Scale, shear, rotation and steady drift of the scan; what varies from row to row is noise on d.
+    steady = np.linalg.inv(path.matrix) * path.pixel
     limits = (np.array(path.shape[::-1]) - 1) * path.pixel
     corners = np.asarray(np.all((a_image >= 0) & (a_image <= limits), axis=-1))
     inside = corners[:-1, :-1] & corners[1:, :-1] & corners[:-1, 1:] & corners[1:, 1:]
@@ -140,6 +149,7 @@ def describe(crystal: Crystal, path: ScanPath) -> xr.Dataset:
             "a_image": ((*corner, *vector), a_image, _ANGSTROM | image),
             "b_image": ((*cell, *vector), b_image, _ANGSTROM | image),
             "d": ((*cell, *vector), crystal.d, _PM | {"long_name": "mean of surrounding A columns − B column"}),
+            "d_image": ((*cell, *vector), crystal.d @ steady.T, _PM | {"long_name": "d as a steady scan shows it"}),
             "tilt": ((*cell, *vector), crystal.tilt, _MRAD | {"long_name": "direction of the beam inside this crystal"}),
             "thickness": (cell, crystal.thickness, _ANGSTROM),
             "height": (cell, crystal.height, _ANGSTROM | {"long_name": "depth of the entrance surface"}),

@@ -17,6 +17,7 @@ from tiltsim.errors import SettingsError
 from tiltsim.library import Library, open_library
 from tiltsim.synth.reading import find_store, read_set
 from tiltsim.synth.recipe import PARTS, Recipe, load_recipe
+from tiltsim.synth.shards import check_reach
 from tiltsim.synth.synthesis import synthesize
 
 #: An image (1, rows, columns) and its truth, and what a transform makes of them.
@@ -110,6 +111,7 @@ class SyntheticFields(Dataset):
         self._recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
         self._path = library if isinstance(library, str | Path) else None
         self._library = open_library(library) if isinstance(library, str | Path) else library
+        check_reach(self._recipe, self._library)
         self._length, self._seed, self._transform = length, seed, transform
 
     def __len__(self) -> int:

@@ -164,6 +164,7 @@ def test_beyond_the_library_is_refused_by_name(library, change, name):
         ({"polar_pm": 200.0}, "polar_pm"),
         ({"samarium": 0.0}, "samarium"),
         ({"thickest": 50.0}, "thickest"),
+        ({"phonons": tiltsim.FrozenPhonons(pairs=2)}, "redraw"),
         ({"detector": tiltsim.Detector(10, 40, segments=4)}, "detector.segments"),
         ({"microscope": tiltsim.Microscope(aberrations={"C21": 100.0})}, "aberrations.C21"),
     ],

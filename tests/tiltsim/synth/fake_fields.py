@@ -40,10 +40,13 @@ def synthesize(recipe, library, seed=0, field=0):
     cells = (rows // 16, columns // 16)
     place = np.stack(np.meshgrid(np.arange(cells[1]) * 4.0 + 2, np.arange(cells[0]) * 4.0 + 2), axis=-1)
     pair = ("row", "column", "component")
+    offset = rng.normal(0, 0.1, place.shape)
+    d = rng.normal(0, 20, place.shape)
     truth = xr.Dataset(
         {
-            "b_image": (pair, place + rng.normal(0, 0.1, place.shape), length),
-            "d": (pair, rng.normal(0, 20, place.shape), {"units": "pm"}),
+            "b_image": (pair, place + offset, length),
+            "d": (pair, d, {"units": "pm"}),
+            "d_image": (pair, d, {"units": "pm"}),
             "tilt": (pair, np.full(place.shape, 3.0), {"units": "mrad"}),
             "thickness": (("row", "column"), np.full(cells, 80.0), length),
             "a": (("row_a", "column_a", "component"), rng.random((cells[0] + 1, cells[1] + 1, 2)), length),

@@ -83,6 +83,17 @@ def test_a_turned_scan_sees_the_crystal_turned_back(library):
     assert largest(turned - straight, straight) < 1e-4
 
 
+def test_aberrations_keep_their_direction_whichever_way_the_crystal_lies(library):
+    def smeared(kx, ky):  # along x only, and off to the right
+        return np.exp(-2 * np.pi**2 * (0.5**2 * kx**2 + 0.2**2 * ky**2) - 2j * np.pi * 0.3 * kx)
+
+    plain = {"n": 20, "d": (0.0, 0.0), "tilt": (0.0, 0.0)}
+    straight = paint(crystal(**plain), library, scan(), smeared)
+    turned = crystal(**plain, turn=np.pi / 2)
+    aside = replace(turned, a=turned.a + np.array([11 * EDGE, 0.0]), b=turned.b + np.array([11 * EDGE, 0.0]))
+    np.testing.assert_allclose(paint(aside, library, scan(), smeared), straight, atol=1e-4 * straight.max())
+
+
 def test_a_stretched_lattice_keeps_its_columns_in_place(library):
     image = paint(crystal(n=16, edge=4.05, d=(0.0, 0.0), tilt=(0.0, 0.0)), library, scan(200))
     axes = {n: (n, np.arange(200) * 0.2, {"units": "Å"}) for n in "yx"}

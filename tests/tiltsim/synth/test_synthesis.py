@@ -94,6 +94,25 @@ def test_a_drifting_specimen_is_shown_where_a_image_says(library):
     assert np.percentile(distance, 90) > 0.5
 
 
+def test_terraces_are_shown_where_a_image_says_and_turned_scans_turn_d_image(library):
+    steps = parse_recipe(
+        PLAIN
+        | {"specimens": [{"phase": "R3c", "thickness": 60.0, "tilt": 8.0, "azimuth": 0.0, "terraces": 6}]}
+    )
+    truth = synthesize(steps, library, seed=2).truth
+    height = truth.height.values
+    assert np.ptp(height) > 3.0
+    moved = (truth.b_image - truth.b).values[..., 0]
+    np.testing.assert_allclose(moved, -np.tan(truth.tilt.values[..., 0] * 1e-3) * height, atol=1e-9)
+    turned = synthesize(parse_recipe(PLAIN | {"scan": {"rotation": 10.0}}), library, seed=3).truth
+    # Rows turned clockwise show the crystal turned anticlockwise: d along +y leans to +x.
+    angle = np.radians(10.0)
+    c, s = np.cos(angle), np.sin(angle)
+    np.testing.assert_allclose(
+        turned.d_image.values, turned.d.values @ np.array([[c, -s], [s, c]]), atol=1e-6
+    )
+
+
 def test_same_seed_same_bytes_whatever_the_workers_and_interruptions(library, recipe, tmp_path):
     write_set(recipe, library, tmp_path / "one", 6, seed=9, workers=1, shard=2)
     write_set(recipe, library, tmp_path / "four", 6, seed=9, workers=4, shard=2)
