@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tiltsim import FrozenPhonons, Library, LibraryRequest, build_library, open_library
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description)
@@ -37,6 +39,26 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+LIBRARY_HELP = (
+    "library.nc of the default microscope; default: built anew, twenty minutes (--quick: a small one)"
+)
+
+
+def library_of(options: argparse.Namespace) -> Library:
+    """The library that ``--library`` names, or a new one."""
+    if options.library:
+        return open_library(options.library)
+    if options.quick:
+        return Library(
+            build_library(
+                LibraryRequest(
+                    largest_tilt=16.0, tilts=5, thickest=120.0, phonons=FrozenPhonons(1, redraw=True)
+                )
+            )
+        )
+    return Library(build_library(LibraryRequest()))
 
 
 def report(results: dict[str, Any], path: Path | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from _common import machine, parser, report
+from _common import library_of, machine, parser, report
 from _reference_fields import CELLS, MICROSCOPE, Reference, references, simulated
 from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
@@ -25,8 +25,8 @@ from skimage.metrics import normalized_root_mse
 import analysis
 from structures import Specimen
 from tiltsim.images import evaluate
-from tiltsim.library import Library, build_library, open_library
-from tiltsim.library.request import EDGES, LibraryRequest
+from tiltsim.library import Library
+from tiltsim.library.request import EDGES
 from tiltsim.synth.crystal import MATERIALS, Crystal
 from tiltsim.synth.painting import paint
 from tiltsim.synth.path import ScanPath
@@ -53,7 +53,7 @@ def main() -> None:
     if options.quick:  # the smallest field
         fields = [f for f in fields if f.name == "uniform"]
     pairs = 1 if options.quick else options.pairs
-    library = open_library(options.library) if options.library else Library(build_library(LibraryRequest()))
+    library = library_of(options)
     results: dict[str, Any] = {"machine": machine(), "library": library.digest, "fields": {}}
     pictures = []
     for field in fields:

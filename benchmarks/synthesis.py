@@ -22,13 +22,13 @@ from typing import Any
 import abtem
 import numpy as np
 import xarray as xr
-from _common import machine, parser, report
+from _common import library_of, machine, parser, report
 from numba import njit
 
 import analysis
 import tiltsim
 from tiltsim.images import evaluate
-from tiltsim.library import Library, LibraryRequest, build_library, open_library
+from tiltsim.library import Library, LibraryRequest
 from tiltsim.library.building import node_job, simulated
 from tiltsim.library.request import EDGES, Node
 from tiltsim.settings import TiltSeries
@@ -54,16 +54,12 @@ def main() -> None:
     arguments.add_argument("--recipe", default="synth-films", help="recipe, of 1024² pixels")
     arguments.add_argument("--n", type=int, help="fields; default 64")
     options = arguments.parse_args()
-    if options.library:
-        library = open_library(options.library)
-    elif options.quick:
-        library = Library(
-            build_library(LibraryRequest(thickest=120.0, phonons=tiltsim.FrozenPhonons(1, redraw=True)))
-        )
-    else:
-        library = Library(build_library(LibraryRequest()))
+    library = library_of(options)
     recipe = load_recipe(options.recipe)
-    recipe = replace(recipe, size=(256, 256) if options.quick else (1024, 1024))
+    recipe = replace(recipe, size=(1024, 1024))
+    if options.quick:  # what the small library holds
+        thin = tuple(replace(kind, thickness=(60.0, 90.0), terraces=0) for kind in recipe.specimens)
+        recipe = replace(recipe, size=(256, 256), specimens=thin)
     number = options.n or (4 if options.quick else 64)
     results: dict[str, Any] = {
         "machine": machine(),
