@@ -238,7 +238,7 @@ def draw(pictures: list[dict[str, Any]]) -> Figure:
         ax.set_xlabel("column" if far else "distance from the boundary, cells", fontsize=8)
         ax.set_ylabel("synthetic − multislice, pm", fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-        line[0].set_ylabel(p["title"], fontsize=7)
+        line[0].set_title(f"{p['title']}\nmultislice", fontsize=8)
         for ax in line[:3]:
             ax.set_xticks([])
             ax.set_yticks([])
