@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from tiltsim.config import FieldRequest
 from tiltsim.errors import SettingsError
+from tiltsim.synth.domains import spread
 
 #: Gaussian half-width of a domain wall, Å: about half a unit cell.
 _WALL = 2.0
@@ -86,7 +87,7 @@ def lay_out(images: xr.Dataset, request: FieldRequest, phases: list[str], seed: 
     rng = np.random.default_rng(seed)
     nx, ny = (round(n * lattice / request.pixel) for n in request.cells)
     size = np.array([nx, ny]) * request.pixel
-    centres = _spread(rng, request.domains, size)
+    centres = spread(rng, request.domains, size)
     # Even shares in random order: every kind appears on both sides of a split.
     order = np.concatenate([rng.permutation(len(kinds)) for _ in range(-(-request.domains // len(kinds)))])[
         : request.domains
@@ -107,16 +108,6 @@ def blended(kind_of_pixel: NDArray[np.int_], kinds: int, pixel: float) -> NDArra
         ]
     )
     return np.asarray(weights / weights.sum(axis=0))
-
-
-def _spread(rng: np.random.Generator, n: int, size: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``n`` points in a box, each the best of several candidates, so that domains have similar areas."""
-    points = [rng.uniform(size=2) * size]
-    while len(points) < n:
-        candidates = rng.uniform(size=(20, 2)) * size
-        distance, _ = cKDTree(points).query(candidates)
-        points.append(candidates[np.argmax(distance)])
-    return np.array(points)
 
 
 def _mirrored_axis(
