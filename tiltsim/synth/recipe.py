@@ -22,7 +22,7 @@ from tiltsim.synth.ranges import Range, check_range, settle, stream
 from tiltsim.synth.scanning import margin
 from tiltsim.synth.specimen_request import SpecimenRequest
 
-RECIPES = ("synth-quick", "synth-films")
+RECIPES = ("synth-quick", "synth-films", "synth-networks")
 
 #: Parts of a set, in the order of ``Recipe.split``.
 PARTS = ("train", "validation", "test")
