@@ -13,6 +13,7 @@ from dcnn._plotting import plot_learning_curve, plot_prediction, plot_split_maps
 from dcnn._prediction import evaluate_split, predict, predict_map
 from dcnn._settings import TrainSettings
 from dcnn._training import train
+from dcnn._window_sizes import window_angstrom
 from dcnn._windows import Windows, sub_images
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "split_line",
     "sub_images",
     "train",
+    "window_angstrom",
     "with_columns",
 ]

@@ -279,7 +279,7 @@ def gather(fields: Sequence[Field], settings: TrainSettings) -> tuple[WindowSamp
             jitter=jitter,
         )
         count = cut.sizes["window"]
-        label = np.concatenate([cut[n].values.reshape(count, -1) for n in names], axis=1)
+        label = np.concatenate([np.atleast_2d(cut[n].values.T) for n in names]).T
         parts.append(
             (
                 cut["intensity"].values.reshape(-1, side, side),

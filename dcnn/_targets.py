@@ -91,7 +91,9 @@ def read_targets(cells: xr.Dataset, targets: Sequence[str]) -> NDArray[np.float6
             )
         if target.vector:
             values = values.sel(component=list(COMPONENTS)).transpose("cell", "component")
-        columns += list(np.asarray(values.values, dtype=float).reshape(cells.sizes["cell"], len(target.channels)).T)
+        columns += list(
+            np.asarray(values.values, dtype=float).reshape(cells.sizes["cell"], len(target.channels)).T
+        )
     return np.stack(columns, axis=1)
 
 
