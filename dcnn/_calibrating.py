@@ -23,8 +23,8 @@ def calibrate(model: Model, fields: Sequence[Field], coverage: float = 0.9, *, d
     Intervals are split-conformal (Lei et al. 2018, doi:10.1080/01621459.2017.1307116): the ``coverage`` quantile of
     |error| / expected error, for six classes of expected error apart, between which factors are interpolated.
 
-    Novelty is the Mahalanobis distance of a cell's features to those of known cells, over its 99 % quantile; that of an
-    image is the distance of its mean features and of their spread, over the 99 % quantile among known images.
+    Novelty is the Mahalanobis distance of a cell's features from those of known cells (Lee et al. 2018, arXiv:1807.03888), over its 99 %
+    quantile; that of an image is the mean distance of its cells over the 99 % quantile of that among known images.
 
     Parameters
     ----------

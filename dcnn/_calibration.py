@@ -15,6 +15,7 @@ from dcnn._targets import channels, vectors
 _BINS = 6  # of the expected error: what is sharp and what is vague are calibrated apart
 _LIMIT = 0.99  # share of known cells, and of known images, with a novelty below 1
 _LEAST = 50  # labels a bin
+_FLOOR = 1e-4  # of the mean variance of features: below lies rounding
 
 
 def calibrated(model: Model, std: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -30,17 +31,11 @@ def calibrated(model: Model, std: NDArray[np.float64]) -> NDArray[np.float64]:
 def novelty_of(model: Model, features: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
     """Novelty of cells (n,) and of their image, from features (n, f)."""
     limits = model.card["novelty"]
-    mean, whitening = (model.extra[name].numpy().astype(float) for name in ("mean", "whitening"))
-    cell = _distance(features, mean, whitening) / limits["cell_limit"]
-    if not len(features):
-        return cell, float("nan")
-    middle = model.extra["image_mean"].numpy().astype(float)
-    image = _distance(
-        _of_image(features, mean, whitening)[None],
-        middle,
-        model.extra["image_whitening"].numpy().astype(float),
+    distance = _distance(
+        features, *(model.extra[name].numpy().astype(float) for name in ("mean", "whitening"))
     )
-    return cell, float(image[0] / limits["image_limit"])
+    whole = float(distance.mean() / limits["image_limit"]) if len(distance) else float("nan")
+    return distance / limits["cell_limit"], whole
 
 
 def factors_of(
@@ -71,39 +66,25 @@ def factors_of(
 
 
 def reference_of(features: list[NDArray[np.float32]]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    """Limits, and the mean and whitening of features of cells and of images."""
+    """Limits for the card, and the mean and whitening of features (cell, f) of images, for the model."""
     every = np.concatenate(features).astype(float)
-    mean, whitening = _whitened(every, 1e-3)
-    images = np.stack([_of_image(one, mean, whitening) for one in features if len(one)])
-    image_mean, image_whitening = _whitened(images, 0.1)
+    mean, whitening = _whitened(every)
+    images = [float(_distance(one, mean, whitening).mean()) for one in features if len(one)]
     limits = {
         "cell_limit": float(np.quantile(_distance(every, mean, whitening), _LIMIT)),
-        "image_limit": float(np.quantile(_distance(images, image_mean, image_whitening), _LIMIT)),
+        "image_limit": float(np.quantile(images, _LIMIT)),
         "cells": len(every),
         "images": len(images),
     }
-    extra = {
-        "mean": mean,
-        "whitening": whitening,
-        "image_mean": image_mean,
-        "image_whitening": image_whitening,
-    }
+    extra = {"mean": mean, "whitening": whitening}
     return limits, {k: torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32)) for k, v in extra.items()}
 
 
-def _of_image(
-    features: NDArray[np.float32], mean: NDArray[np.float64], whitening: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """What an image's cells have in common (mean), and how they spread (mean square), of their first whitened features."""
-    white = (features.astype(float) - mean) @ whitening
-    return np.concatenate([white.mean(axis=0), np.log(np.square(white).mean(axis=0) + 1e-3)])
-
-
-def _whitened(values: NDArray[np.float64], least: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean (f,) and a matrix (f, f) that makes the covariance one; directions of little variance count as if they had some."""
+def _whitened(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean (f,) and a matrix (f, f) that makes the covariance one; directions of hardly any variance count as if they had some."""
     mean = values.mean(axis=0)
-    spread, axes = np.linalg.eigh(np.cov(values.T) + 0.0)
-    floor = least * max(float(spread.mean()), 1e-12)
+    spread, axes = np.linalg.eigh(np.cov(values.T))
+    floor = _FLOOR * max(float(spread.mean()), 1e-12)
     return mean, axes / np.sqrt(np.maximum(spread, floor))
 
 
