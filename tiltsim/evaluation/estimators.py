@@ -194,7 +194,8 @@ def _foreign(run: patches.Batch, name: str, kind: Kind, digest: str, windows: dc
 
     def predict(sight: Sight) -> xr.Dataset:
         cut = dcnn.sub_images(sight.image, windows, sight.cells)
-        table: NDArray[np.float64] = run(cut.intensity.values)
+        stack = cut.intensity.values
+        table: NDArray[np.float64] = run(stack) if len(stack) else np.empty((0, 2))
         found = xr.Dataset(
             {axis: ("cell", cut[axis].values, {"units": "Å"}) for axis in _COMPONENTS},
             coords={"component": list(_COMPONENTS)},

@@ -60,11 +60,13 @@ class HeldOut:
 def make(condition: Condition, library: Library, seed: int, number: int) -> HeldOut:
     """Field ``number`` of a condition; ``seed`` counts from :data:`~tiltsim.evaluation.suites.HELD_OUT`."""
     field = synthesize(condition.recipe, library, HELD_OUT + seed, number)
-    image = field.image.assign_attrs()
+    image = field.image.copy()
     image.attrs = {name: value for name, value in image.attrs.items() if name in _KNOWN}
     try:
         # Columns are fitted once; everybody starts from the same places.
-        sight = Sight(image, analysis.measure(image).unit_cells)
+        cells = analysis.measure(image).unit_cells
+        placed = np.isfinite(cells.x.values) & np.isfinite(cells.y.values)
+        sight = Sight(image, cells.isel(cell=np.flatnonzero(placed))) if placed.any() else None
     except analysis.ImageError:
         sight = None
     specimen, faults = field.recipe.specimens[0], field.recipe.faults

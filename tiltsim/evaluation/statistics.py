@@ -103,9 +103,10 @@ def _of_quantity(
     if components == 2:
         for k, axis in enumerate(_AXES):
             out[f"coverage_{axis}"] = hits[:, k] / intervals
-    out["gain"] = (weights @ np.array([p.common_scatter for p in parts])) / (
-        weights @ np.array([p.truth_scatter for p in parts])
-    )
+    if quantity == "d":  # tilt and thickness do not vary within a field
+        out["gain"] = (weights @ np.array([p.common_scatter for p in parts])) / (
+            weights @ np.array([p.truth_scatter for p in parts])
+        )
     return out
 
 

@@ -144,8 +144,8 @@ def suite(
 ) -> Suite:
     """A suite by its name.
 
-    Within a suite, field k has the same crystal, thickness, azimuth and (where it is not the axis) tilt and dose in every
-    condition: differences between conditions are those of the axis alone.
+    Field k has the same draw of domains, thickness, azimuth, tilt and dose in every condition, but for what the condition
+    sets: differences along an axis are those of the axis, hardly of the sample.
 
     Parameters
     ----------
