@@ -145,7 +145,9 @@ def from_onnx(path: Path, pixels: int) -> Batch:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base
-        raise SettingsError(f"{path} is not an ONNX graph that onnxruntime can run: {_said(error)}.") from error
+        raise SettingsError(
+            f"{path} is not an ONNX graph that onnxruntime can run: {_said(error)}."
+        ) from error
     if len(session.get_inputs()) != 1:
         raise SettingsError(
             f"{path} takes {len(session.get_inputs())} inputs; export a graph that takes patches (n, p, p) alone."
@@ -161,7 +163,9 @@ def from_onnx(path: Path, pixels: int) -> Batch:
         try:
             output = session.run(None, {entry.name: given})[0]
         except Exception as error:
-            raise SettingsError(f"{path} failed on patches of shape {given.shape}: {_said(error)}.") from error
+            raise SettingsError(
+                f"{path} failed on patches of shape {given.shape}: {_said(error)}."
+            ) from error
         return as_table(output, len(part), str(path))
 
     return lambda stack: _in_parts(once, stack, sizes[0])
@@ -245,4 +249,10 @@ def _said(error: BaseException) -> str:
     """The first line of an error, without its full stop."""
     lines = str(error).strip().splitlines() or [""]
     text = lines[0].strip().removesuffix(".")[:200]
-    return text if isinstance(error, SettingsError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return (
+        text
+        if isinstance(error, SettingsError)
+        else f"{type(error).__name__}: {text}"
+        if text
+        else type(error).__name__
+    )
