@@ -13,7 +13,8 @@ from rich.table import Table
 import dcnn
 from tiltsim.cli_options import Device, Out, console
 from tiltsim.errors import SettingsError
-from tiltsim.evaluation import SUITES, evaluate as run
+from tiltsim.evaluation import SUITES
+from tiltsim.evaluation import evaluate as run
 from tiltsim.evaluation.suites import FIELDS, SIZE
 from tiltsim.progress import progress_bars
 

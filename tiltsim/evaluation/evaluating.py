@@ -204,9 +204,9 @@ def _dataset(
     per_field: dict[str, np.ndarray] = {}
     for (e, c), fields in scores.items():
         for f, one in enumerate(fields):
-            for name, value in statistics.field_values(one).items():
-                value = np.atleast_1d(value)
-                per_field.setdefault(name, np.full((*shape, n, len(value)), np.nan))[e, c, f] = value
+            for name, number in statistics.field_values(one).items():
+                row = np.atleast_1d(number)
+                per_field.setdefault(name, np.full((*shape, n, len(row)), np.nan))[e, c, f] = row
     for name, values in per_field.items():
         dims: tuple[str, ...] = ("estimator", "condition", "field")
         if values.shape[-1] == 2:

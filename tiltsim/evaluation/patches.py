@@ -134,7 +134,7 @@ def from_onnx(path: Path, pixels: int) -> Batch:
         If onnxruntime is not installed, the file is no ONNX graph, or it takes other patches.
     """
     try:
-        import onnxruntime
+        onnxruntime = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise SettingsError(
             f"{path}: reading .onnx needs onnxruntime; run `pip install onnxruntime`."
@@ -234,7 +234,8 @@ def _module(path: Path) -> Any:
     # Under a name of its own, so that it hides no other module; found there by its own dataclasses.
     name = f"_tiltsim_evaluated_{path.stem}_{abs(hash(path.absolute())):x}"
     specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None and specification.loader is not None
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     try:

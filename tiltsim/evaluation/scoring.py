@@ -167,10 +167,11 @@ def as_table(score: FieldScore) -> dict[str, Any]:
 
 def from_table(table: dict[str, Any]) -> FieldScore:
     """Read back what :func:`as_table` made; nothing (null) stands for NaN."""
-    parts = {}
+    parts: dict[str, Sums] = {}
     for quantity in QUANTITIES:
+        values: dict[str, Any] = table[quantity]
         parts[quantity] = Sums(
-            **{k: np.asarray(v) if isinstance(v, list) else float(v) for k, v in table[quantity].items()}
+            **{k: np.asarray(v) if isinstance(v, list) else float(v) for k, v in values.items()}
         )
     novelty = table["novelty"]
     return FieldScore(
