@@ -74,12 +74,43 @@ def write_card(result: xr.Dataset, pictures: Mapping[str, Path], path: Path) -> 
         left_out=json.loads(result.attrs["left_out"]),
         names=[str(n) for n in result.estimator.values],
         headlines=_headlines(result),
-        specimen=recipes[0]["specimens"][0],
-        pixel=recipes[0]["pixel"],
-        source=recipes[0]["probe"]["source_fwhm"],
-        detection=recipes[0]["detection"],
+        drawn=_drawn(recipes),
     )
     write_text(page, path)
+
+
+#: Settings that the page states: section, key, words, unit.
+_SETTINGS = (
+    ("specimen", "thickness", "thickness", "Å"),
+    ("specimen", "tilt", "tilt", "mrad"),
+    ("specimen", "azimuth", "azimuth of the tilt", "°"),
+    ("specimen", "samarium", "Sm fraction on A", ""),
+    ("specimen", "disorder_a", "static disorder of A, rms along each axis", "pm"),
+    ("specimen", "disorder_b", "static disorder of B", "pm"),
+    ("detection", "dose_per_A2", "dose", "e/Å²"),
+    ("probe", "source_fwhm", "source, full width at half maximum", "Å"),
+    ("probe", "C21", "coma C21", "Å"),
+    ("scan", "jitter_x", "jitter of rows, rms", "Å"),
+    ("", "pixel", "pixel", "Å"),
+)
+
+
+def _drawn(recipes: list[dict[str, Any]]) -> list[str]:
+    """What fields are made of, in words; settings that conditions set, with all of their values."""
+    lines = []
+    for section, key, words, unit in _SETTINGS:
+        tables = [
+            r["specimens"][0] if section == "specimen" else r[section] if section else r for r in recipes
+        ]
+        values = list(dict.fromkeys(tuple(np.atleast_1d(t[key]).tolist()) for t in tables))
+        if values == [(0.0,)]:
+            continue
+        texts = [
+            f"{v[0]:g}" if len(v) == 1 else f"drawn from {v[0]:g} to {v[1]:g}"
+            for v in sorted(values, key=lambda v: (len(v), v))
+        ]
+        lines.append(f"{words} {' | '.join(texts)} {unit}".rstrip().replace(" °", "°"))
+    return lines
 
 
 def _table(result: xr.Dataset, suite: str) -> dict[str, Any]:
