@@ -15,7 +15,7 @@ from tiltsim.evaluation.suites import AXES
 #: Statistics, the labels of their axes, and whether they are shares.
 ROWS = (
     ("d_rmse", "RMSE of d, per axis (pm)", False),
-    ("d_bias_abs", "bias |mean error of a field| (pm)", False),
+    ("d_bias_abs", "|bias| of a field (pm)", False),
     ("d_coverage", "coverage of 90 % intervals", True),
 )
 
@@ -53,7 +53,7 @@ def plot_curves(result: xr.Dataset, suite: str) -> Figure:
         raise SettingsError(f"suite {suite!r} is not part of this evaluation.")
     panels = list(dict.fromkeys(part.panel.values.tolist()))
     across = len(panels) > 1
-    height = 6.4 if across else 2.9
+    height = 6.4 if across else 3.0
     figure = Figure(figsize=(_WIDTH if across or len(ROWS) > 2 else 3.5, height), layout="constrained")
     shape = (len(ROWS), len(panels)) if across else (1, len(ROWS))
     axes = figure.subplots(*shape, sharey="row" if across else False, sharex="all", squeeze=False)

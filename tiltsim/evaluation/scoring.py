@@ -133,7 +133,9 @@ def _table(dataset: xr.Dataset, name: str) -> Floats:
     """A variable as (cell, components), x before y."""
     variable = dataset[name]
     if "component" in variable.dims:
-        variable = variable.sel(component=["x", "y"]).transpose("cell", "component")
+        if "component" in variable.coords:
+            variable = variable.sel(component=["x", "y"])
+        variable = variable.transpose("cell", "component")
     values = np.asarray(variable.values, dtype=np.float64)
     return values.reshape(len(values), -1)
 
