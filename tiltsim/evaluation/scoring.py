@@ -171,10 +171,10 @@ def from_table(table: dict[str, Any]) -> FieldScore:
     """Read back what :func:`as_table` made; nothing (null) stands for NaN."""
     parts: dict[str, Sums] = {}
     for quantity in QUANTITIES:
-        values: dict[str, Any] = table[quantity]
-        parts[quantity] = Sums(
-            **{k: np.asarray(v) if isinstance(v, list) else float(v) for k, v in values.items()}
-        )
+        values: dict[str, Any] = {
+            k: np.asarray(v) if isinstance(v, list) else float(v) for k, v in table[quantity].items()
+        }
+        parts[quantity] = Sums(**values)
     novelty = table["novelty"]
     return FieldScore(
         float(table["cells"]),
