@@ -14,6 +14,7 @@ import analysis
 import dcnn
 import structures
 from tiltsim.cli_converge import converge
+from tiltsim.cli_evaluate import evaluate
 from tiltsim.cli_library import library
 from tiltsim.cli_measure import measure
 from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, in_options, print_lines
@@ -39,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for verb in (structure, simulate, converge, measure, synth, train, predict):
+for verb in (structure, simulate, converge, measure, synth, train, predict, evaluate):
     app.command()(verb)
 app.add_typer(library, name="library")
 

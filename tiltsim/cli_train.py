@@ -21,6 +21,7 @@ from tiltsim.output import check_folder, complete_folder, make_folder, write_jso
 from tiltsim.progress import Bars, progress_bars
 from tiltsim.synth.labelling import Labelled, SetFields, SynthesizedFields, check_labels
 from tiltsim.synth.recipe import RECIPES, load_recipe
+from tiltsim.synth.recipe import on_axis as without_tilt
 
 #: Held-out fields are drawn under other seeds than those trained on, far from any that a user counts up to.
 HELD_OUT = 700_000_000
@@ -57,6 +58,10 @@ def train(
     tilt: Annotated[
         bool,
         typer.Option("--tilt", help="Learn tilt and thickness too (needs the truth of synthetic fields)."),
+    ] = False,
+    on_axis: Annotated[
+        bool,
+        typer.Option("--on-axis", help="Take all tilt out of a recipe: what most networks are trained on."),
     ] = False,
     mode: Annotated[str, typer.Option(help="centred (on columns) or sliding (no atoms needed).")] = "centred",
     site: Annotated[str, typer.Option(help="Columns that centre the windows: B or A.")] = "B",
@@ -163,7 +168,7 @@ def train(
             )
             held: Sequence[Labelled] = []
         else:
-            training, held, test = _fields(source, library, fields, seed, labels)
+            training, held, test = _fields(source, library, fields, seed, labels, on_axis)
             model = _train_on_fields(training, held, settings, given, checkpoint, bars)
             bars.stage("calibrate", 1)
             # Intervals are about the truth, and are measured on none of the fields that chose the epoch.
@@ -209,10 +214,12 @@ def _scale(m: analysis.Measurement | None) -> tuple[float | None, float | None]:
 
 
 def _fields(
-    source: str, library: Path | None, number: int, seed: int, labels: Any
+    source: str, library: Path | None, number: int, seed: int, labels: Any, on_axis: bool
 ) -> tuple[Sequence[Labelled], Sequence[Labelled], Sequence[Labelled]]:
     """Fields to train on, to choose the epoch on, and, with the truth, to calibrate on."""
     if Path(source).is_dir() or Path(source).name in ("fields.zarr", "fields.nc"):
+        if on_axis:
+            raise SettingsError("--on-axis changes a recipe; the fields of a set are what they are.")
         training, held = SetFields(source, "train", labels), SetFields(source, "validation", labels)
         test = SetFields(source, "test", "truth")
         for name, part, least in (("train", training, 1), ("validation", held, 1), ("test", test, 10)):
@@ -225,7 +232,7 @@ def _fields(
         raise SettingsError(
             "--library is missing; a recipe needs the file that `tiltsim library build` makes."
         )
-    recipe = load_recipe(source)
+    recipe = without_tilt(load_recipe(source)) if on_axis else load_recipe(source)
     few = max(20, min(100, number // 10))
     return (
         SynthesizedFields(recipe, library, number, seed, labels),
