@@ -89,7 +89,7 @@ class _Block(nn.Module):
 
 
 class Residual(Network):
-    """Residual blocks at half and a quarter of the window's sampling; some 550,000 weights."""
+    """Residual blocks at half and a quarter of the window's sampling; some 410,000 weights."""
 
     def __init__(self, pixels: int, outputs: int) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class _Attention(nn.Module):
 
 
 class Context(Network):
-    """A small encoder for every cell, and attention between the cells of a neighbourhood; some 450,000 weights.
+    """A small encoder for every cell, and attention between the cells of a neighbourhood; some 440,000 weights.
 
     A single cell at 10⁴ e/Å² says little of tilt (its bound is several mrad), while a grain is tilted as one: hundreds of
     cells know it to a fraction of a mrad. Attention lets each cell ask those around it that are like it.
@@ -185,7 +185,7 @@ class Context(Network):
 
 
 class Dense(Network):
-    """Fully convolutional: an image in, a map every 2 Å out, in one pass; some 350,000 weights.
+    """Fully convolutional: an image in, a map every 2 Å out, in one pass; some 330,000 weights.
 
     Dilated blocks let each place of the map see 60 Å around it.
     """
