@@ -13,11 +13,11 @@ from scipy.spatial import cKDTree
 
 import dcnn
 
-METHODS = ("scratch", "pre-trained", "fine-tuned")
+TRAININGS = ("scratch", "pre-trained", "fine-tuned")
 """Trained on the labels of this image alone; on synthetic fields alone; on these and then on the labels."""
 
 Kept = Callable[[str, float, int, dcnn.Model], None]
-"""Called with the method, the share, the repeat and the network of everything that was trained."""
+"""Called with the training, the share, the repeat and the network of everything that was trained."""
 
 _COMPONENTS = ["x", "y"]
 _PM, _ONE = {"units": "pm"}, {"units": "1"}
@@ -33,15 +33,23 @@ class _Score:
 
 
 def fine_tuning(start: dcnn.Model, **changes: Any) -> dcnn.TrainSettings:
-    """Settings for going on with the training of ``start`` on the left 2/3 of one image: fewer steps, and smaller ones."""
-    gentle: dict[str, Any] = {
-        "epochs": 30,
-        "patience": 10,
-        "learning_rate": start.settings.learning_rate / 4,
-        "train_fraction": 2 / 3,
-        "validation_fraction": 0.15,
-    }
-    return replace(start.settings, **gentle | changes)
+    """Settings for going on with the training of ``start`` on the left 2/3 of one image.
+
+    As for a network that begins anew, and windows are no longer shifted off their columns: labels fitted to an image belong to
+    the very places that are fitted there.
+    """
+    one_image = dcnn.TrainSettings()
+    names = (
+        "epochs",
+        "patience",
+        "weight_decay",
+        "train_fraction",
+        "validation_fraction",
+        "augment",
+        "jitter_angstrom",
+    )
+    usual: dict[str, Any] = {name: getattr(one_image, name) for name in names}
+    return replace(start.settings, **usual | changes)
 
 
 def transfer_study(
@@ -61,6 +69,8 @@ def transfer_study(
     an image bit by bit has. Its distance to the test area does not depend on the share, and each
     repeat draws its place anew. Windows that the split line crosses belong to neither side.
 
+    Every training takes as many steps: ``epochs`` and ``patience`` count passes over all labels, and grow as the share shrinks.
+
     Labels are column fits, not the truth: no prediction of the *true* d can agree with them better than ``label_noise``.
     ``r2_corrected`` takes that noise off both error and variance. That is right for errors that are independent of the fit's; but network
     and fit see the same electrons, and a network that repeats the fit's noise exceeds 1. R² proper is the lower bound.
@@ -79,7 +89,8 @@ def transfer_study(
     shares : sequence of float
         Above 0, up to 1.
     scratch : dcnn.TrainSettings, optional
-        Of networks that begin anew; default those of ``start``, with the split and the seed of ``settings``, at least 60 epochs.
+        Of networks that begin anew; default ``TrainSettings`` for d with the windows, network, split and seed of
+        ``settings``.
     repeats : int
         Draws of the labelled band, of weights and of batches.
     keep : callable, optional
@@ -88,11 +99,11 @@ def transfer_study(
     Returns
     -------
     Dataset
-        Dims (method, share, repeat, component): ``rmse`` and ``bias`` (prediction − label), pm, ``r2``, ``r2_corrected``, all on the test
-        part; ``labelled`` (share, repeat), the number of training windows with a label; of the test labels (component)
+        Dims (training, share, repeat, component): ``rmse`` and ``bias`` (prediction − label), pm, ``r2``, ``r2_corrected``, all on the test
+        part; ``labelled`` (share, repeat), the number of labelled cells left of the line; of the test labels (component)
         ``label_std``, ``label_noise`` (pm), ``reliability`` (share of their variance that is not noise) and ``mean_rmse`` (pm),
         the error of always saying the mean of the training labels. Maps (cell): ``x``, ``y`` (Å), ``subset``, ``d_label`` and, of the first repeat,
-        ``d`` (method, share, cell, component).
+        ``d`` (training, share, cell, component).
 
     Raises
     ------
@@ -100,11 +111,9 @@ def transfer_study(
         If shares, repeats or settings do not fit, or a share leaves nothing to train on.
     """
     settings = settings or fine_tuning(start)
-    # A pre-trained network may have been given whole fields; here a third is kept for the test.
-    scratch = scratch or replace(
-        start.settings,
-        epochs=max(60, settings.epochs),
-        patience=max(20, settings.patience),
+    scratch = scratch or dcnn.TrainSettings(
+        windows=settings.windows,
+        network=settings.network,
         train_fraction=settings.train_fraction,
         validation_fraction=settings.validation_fraction,
         seed=settings.seed,
@@ -117,42 +126,45 @@ def transfer_study(
     truth, _ = dcnn.evaluate_split(start, image, cells, split_x=line)
     ready = _score(truth)
 
-    shape = (len(METHODS), len(shares), repeats, 2)
+    shape = (len(TRAININGS), len(shares), repeats, 2)
     rmse, bias = np.empty(shape), np.empty(shape)
-    maps = np.empty((len(METHODS), len(shares), truth.sizes["cell"], 2))
+    maps = np.empty((len(TRAININGS), len(shares), truth.sizes["cell"], 2))
     labelled = np.empty((len(shares), repeats), dtype=int)
     for i, share in enumerate(shares):
         for k in range(repeats):
             part = _labelled_band(cells, share, np.random.default_rng([settings.seed, k]))
-            for m, method in enumerate(METHODS):
+            for m, kind in enumerate(TRAININGS):
                 score = ready
-                if method != "pre-trained":
-                    asked = replace(scratch if method == "scratch" else settings, seed=settings.seed + k)
-                    model = _trained(image, part, asked, start if method == "fine-tuned" else None)
+                if kind != "pre-trained":
+                    asked = scratch if kind == "scratch" else settings
+                    asked = _as_many_steps(replace(asked, seed=settings.seed + k), share)
+                    model = _trained(image, part, asked, start if kind == "fine-tuned" else None)
                     score = _score(dcnn.evaluate_split(model, image, cells, split_x=line)[0])
                     if keep is not None:
-                        keep(method, share, k, model)
+                        keep(kind, share, k, model)
                 rmse[m, i, k], bias[m, i, k] = score.rmse, score.bias
                 if k == 0:
                     maps[m, i] = score.d
-            labelled[i, k] = dcnn.labelled_windows(
-                image, part, settings.windows, subset="train", split_x=line
-            ).sizes["window"]
+            labelled[i, k] = _training_cells(part, settings.windows, line)
 
-    dims = ("method", "share", "repeat", "component")
+    dims = ("training", "share", "repeat", "component")
     result = xr.Dataset(
         {
             "rmse": (dims, rmse, _PM | {"long_name": "RMS of prediction − label, test part"}),
             "bias": (dims, bias, _PM | {"long_name": "mean of prediction − label, test part"}),
-            "labelled": (("share", "repeat"), labelled, _ONE | {"long_name": "labelled training windows"}),
-            "d": (("method", "share", "cell", "component"), maps, _PM),
+            "labelled": (
+                ("share", "repeat"),
+                labelled,
+                _ONE | {"long_name": "labelled cells of the training area"},
+            ),
+            "d": (("training", "share", "cell", "component"), maps, _PM),
             "d_label": truth["d_label"],
             "subset": truth["subset"],
             "x": truth["x"],
             "y": truth["y"],
         },
         coords={
-            "method": list(METHODS),
+            "training": list(TRAININGS),
             "share": ("share", shares, _ONE),
             "repeat": np.arange(repeats),
             "component": _COMPONENTS,
@@ -175,11 +187,10 @@ def transfer_study(
 
 
 def best_map(study: xr.Dataset) -> tuple[str, float]:
-    """Method and share of the smallest test error, both components and all repeats together."""
-    error = np.sqrt((study["rmse"] ** 2).mean(["repeat", "component"]))
-    m, i = np.unravel_index(int(error.argmin(...)["method"]) * error.sizes["share"]
-                            + int(error.argmin(...)["share"]), error.shape)  # fmt: skip
-    return str(study["method"].values[m]), float(study["share"].values[i])
+    """Training and share of the smallest test error, both components and all repeats together."""
+    error = (study["rmse"] ** 2).mean(["repeat", "component"]).transpose("training", "share").values
+    m, i = np.unravel_index(int(error.argmin()), error.shape)
+    return str(study["training"].values[m]), float(study["share"].values[i])
 
 
 def _check(
@@ -196,7 +207,7 @@ def _check(
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise dcnn.ModelError(f"repeats must be a whole number of at least 1, not {repeats!r}.")
     for name in ("windows", "network", "targets"):
-        if getattr(settings, name, None) != getattr(start.settings, name, None):
+        if getattr(settings, name) != getattr(start.settings, name):
             raise dcnn.ModelError(
                 f"settings.{name} must be those of the pre-trained network; begin with fine_tuning(start)."
             )
@@ -217,11 +228,21 @@ def _labelled_band(cells: xr.Dataset, share: float, rng: np.random.Generator) ->
     return cells.isel(cell=np.flatnonzero(inside))
 
 
+def _as_many_steps(settings: dcnn.TrainSettings, share: float) -> dcnn.TrainSettings:
+    """More passes over fewer windows, so that what is compared is the labels and not the number of steps."""
+    epochs, patience = (round(n / share) for n in (settings.epochs, settings.patience))
+    return replace(settings, epochs=epochs, patience=patience)
+
+
+def _training_cells(cells: xr.Dataset, windows: dcnn.Windows, line: float) -> int:
+    good = cells["flag"].values == 0 if "flag" in cells else np.ones(cells.sizes["cell"], dtype=bool)
+    return int((good & (dcnn.split(cells, windows, line) == "train")).sum())
+
+
 def _trained(
     image: xr.DataArray, cells: xr.Dataset, settings: dcnn.TrainSettings, start: dcnn.Model | None
 ) -> dcnn.Model:
-    more: dict[str, Any] = {} if start is None else {"start": start}
-    return dcnn.train([(image, cells)], settings, **more)
+    return dcnn.train(image, cells, settings, start=start)
 
 
 def _score(compared: xr.Dataset) -> _Score:
