@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 import xarray as xr
 
@@ -130,7 +131,7 @@ def _numbers(shares: str) -> list[float]:
 
 def _said(study: xr.Dataset) -> list[str]:
     """Test errors in words, the noise of labels with them."""
-    most = int(study["share"].argmax())
+    most = int(np.argmax(study["share"].values))
     rmse = study["rmse"].mean("repeat").isel(share=most)
     cells = float(study["labelled"].mean("repeat")[most])
     lines = [f"RMSE against column fits on the test part, {cells:.0f} labelled cells:"]

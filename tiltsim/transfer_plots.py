@@ -104,7 +104,9 @@ def _maps(
     d = study["d"].sel(training=kind, share=share).transpose("component", "cell").values
     line = float(study.attrs["split_x_angstrom"])
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
-    names = ("column fit", _LOOK[kind][2], "difference")
+    cells = int(study["labelled"].sel(share=share).isel(repeat=0))
+    short = {"scratch": f"from scratch, {cells} cells", "fine-tuned": f"fine-tuned, {cells} cells"}
+    names = ("column fit", short.get(kind, "pre-trained"), "difference")
     low, high = box
     for row, component in enumerate("xy"):
         # Real d has a mean, of tilt and of the crystal, beside which its variation would not be seen.

@@ -30,6 +30,7 @@ RECIPE = parse_recipe(
                 "phase": "R3c",
                 "thickness": [60.0, 90.0],
                 "tilt": [0.0, 4.0],
+                "lean_scale": 0.0,
                 "polar": [0.6, 1.2],
                 "domains": {"pattern": "random", "count": 4, "wall_width": 20.0},
             }
