@@ -22,6 +22,7 @@ from tiltsim.cli_predict import predict
 from tiltsim.cli_specimens import simulate, structure
 from tiltsim.cli_synth import synth
 from tiltsim.cli_train import train
+from tiltsim.cli_transfer import transfer
 from tiltsim.config import PRESETS, load_study, preset_text
 from tiltsim.errors import SettingsError
 from tiltsim.estimate import forecast
@@ -40,7 +41,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for verb in (structure, simulate, converge, measure, synth, train, predict, evaluate):
+for verb in (structure, simulate, converge, measure, synth, train, predict, evaluate, transfer):
     app.command()(verb)
 app.add_typer(library, name="library")
 
