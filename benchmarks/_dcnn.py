@@ -32,7 +32,9 @@ from tiltsim.output import make_folder
 
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--library", type=Path, help="library.nc of the default microscope; default: built anew")
+    arguments.add_argument(
+        "--library", type=Path, help="library.nc of the default microscope; default: built anew"
+    )
     arguments.add_argument("--models", type=Path, help="folder of trained networks, and for those to train")
     arguments.add_argument("--out", type=Path, help="folder for cards, curves and figures")
     arguments.add_argument("--fields", type=int, help="held-out fields a condition; default 40")
@@ -43,7 +45,11 @@ def main() -> None:
         models_at = make_folder(options.models or Path(scratch) / "models")
         out = make_folder(options.out or Path(scratch) / "out")
         fields = options.fields or (2 if options.quick else 40)
-        results: dict[str, Any] = {"machine": machine(), "library": library.digest, "fields_a_condition": fields}
+        results: dict[str, Any] = {
+            "machine": machine(),
+            "library": library.digest,
+            "fields_a_condition": fields,
+        }
         models, results["trainings"] = {}, {}
         for name in TRAININGS:
             models[name], results["trainings"][name] = network(
@@ -68,9 +74,9 @@ def on_axis(models: Mapping[str, dcnn.Model], library: Library, fields: int, out
     chosen = {name: models[name] for name in ("centred", "sliding", "dense", "aware")}
     card = evaluate(chosen, "zero", library, out=out / "zero", fields=fields)
     rmse = card.d_rmse.mean("condition")
-    return {
-        f"rmse_{name}_pm": float(rmse.sel(estimator=name)) for name in card.estimator.values
-    } | {f"rmse_{name}_sem_pm": _sem(card, "d_rmse", name) for name in card.estimator.values}
+    return {f"rmse_{name}_pm": float(rmse.sel(estimator=name)) for name in card.estimator.values} | {
+        f"rmse_{name}_sem_pm": _sem(card, "d_rmse", name) for name in card.estimator.values
+    }
 
 
 def at_every_tilt(
@@ -102,7 +108,11 @@ def at_every_tilt(
                 **{
                     f"{name}_{short}": round(float(card[long].sel(estimator=name)[k]), 3)
                     for name in card.estimator.values
-                    for short, long in (("rmse", "d_rmse"), ("bias", "d_bias_abs"), ("coverage", "d_coverage"))
+                    for short, long in (
+                        ("rmse", "d_rmse"),
+                        ("bias", "d_bias_abs"),
+                        ("coverage", "d_coverage"),
+                    )
                 },
             }
             for k in range(card.sizes["condition"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,9 @@ HELD_OUT = 700_000_000
 
 #: The state of an unfinished training, beside its results.
 CHECKPOINT = "checkpoint.safetensors"
+
+
+_Fields = SetFields | SynthesizedFields
 
 
 def measured_file(
@@ -166,7 +170,11 @@ def train(
                 checkpoint=checkpoint,
                 progress=lambda e, _: bars.advance(e),
             )
-            held: Sequence[Labelled] = []
+            data: dict[str, Any] = {
+                "image": Path(source).name,
+                "cells": int(cells.sizes["cell"]),
+                "labels": "fit",
+            }
         else:
             training, held, test = _fields(source, library, fields, seed, labels, on_axis)
             model = _train_on_fields(training, held, settings, given, checkpoint, bars)
@@ -174,8 +182,10 @@ def train(
             # Intervals are about the truth, and are measured on none of the fields that chose the epoch.
             model = dcnn.calibrate(model, test, device=device) if leads else model
             bars.advance(1)
+            data = {"training": training.about, "validation": held.about, "calibration": test.about}
     if not leads:
         return
+    model = replace(model, card={**model.card, "data": data})
     with complete_folder(out) as folder:
         dcnn.save(model, folder / "model.safetensors")
         analysis.save(dcnn.plot_learning_curve(model), folder / "learning")
@@ -215,7 +225,7 @@ def _scale(m: analysis.Measurement | None) -> tuple[float | None, float | None]:
 
 def _fields(
     source: str, library: Path | None, number: int, seed: int, labels: Any, on_axis: bool
-) -> tuple[Sequence[Labelled], Sequence[Labelled], Sequence[Labelled]]:
+) -> tuple[_Fields, _Fields, _Fields]:
     """Fields to train on, to choose the epoch on, and, with the truth, to calibrate on."""
     if Path(source).is_dir() or Path(source).name in ("fields.zarr", "fields.nc"):
         if on_axis:

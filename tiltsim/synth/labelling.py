@@ -117,6 +117,13 @@ class SetFields(Sequence[Labelled]):
         self._labels = labels
         self._numbers = np.flatnonzero((self._set.split == part).values)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where the fields come from, for the card of a model: JSON-able."""
+        known = ("recipe", "recipe_digest", "library_digest", "seed", "tiltsim_version")
+        attrs = {name: _plain(self._set.attrs[name]) for name in known if name in self._set.attrs}
+        return {"set": attrs, "fields": len(self), "labels": self._labels}
+
     def __len__(self) -> int:
         """Number of fields."""
         return len(self._numbers)
@@ -170,6 +177,18 @@ class SynthesizedFields(Sequence[Labelled]):
         self._pool: ProcessPoolExecutor | None = None
         self._made: dict[int, Future[Labelled]] = {}
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where the fields come from, for the card of a model: JSON-able."""
+        return {
+            "recipe": self._recipe.as_dict(),
+            "library": self._library.digest,
+            "seed": self._seed,
+            "first_field": self._first,
+            "fields": self._length,
+            "labels": self._labels,
+        }
+
     def __len__(self) -> int:
         """Number of fields."""
         return self._length
@@ -198,6 +217,10 @@ class SynthesizedFields(Sequence[Labelled]):
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool, self._made = None, {}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 _OPENED: dict[str, Library] = {}
