@@ -43,17 +43,16 @@ def test_saliency_is_the_gradient(trained):
     assert slope[row, col] == pytest.approx((high - low) / (2 * step), rel=0.02)
 
 
-def test_displacement_is_read_on_the_flanks_across_its_own_direction(trained):
-    # A column that moves along x brightens and darkens left and right of its middle.
+def test_displacement_is_read_on_the_flanks_of_a_columns(trained):
+    # Windows stand on B, so that d is where the A columns are; one that moves along x changes left and right of itself.
     model, stack = trained
-    pitch = model.windows.offsets
-    x, y = np.meshgrid(pitch, pitch)
-    middle = np.hypot(x, y) < 1.2
+    offset = model.windows.offsets
+    x, y = np.meshgrid(np.abs(offset) - 2.0, np.abs(offset) - 2.0)
+    on_a = np.hypot(x, y) < 1.0
     for target, along, across in (("d_x", x, y), ("d_y", y, x)):
         share = attribution(model, stack, target)
-        assert share.sum() == pytest.approx(1.0)
-        inner = np.where(middle, share, 0.0)
-        assert (inner * along**2).sum() > 1.5 * (inner * across**2).sum()
+        assert share[on_a].sum() > 0.6
+        assert (share * along**2)[on_a].sum() > 1.5 * (share * across**2)[on_a].sum()
 
 
 def test_a_cell_without_columns_gets_nothing(trained):
