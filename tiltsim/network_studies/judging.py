@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 import dcnn
 from tiltsim.network_studies.fields import StudyField
@@ -107,3 +106,12 @@ def fit_score(fields: Sequence[StudyField], windows: dcnn.Windows | None = None)
         d.append(field.cells["d_fit"].values[right])
         truth.append(field.cells["d_true"].values[right])
     return score(np.concatenate(d), np.concatenate(truth))
+
+
+def scatter(fields: Sequence[xr.Dataset], name: str = "d") -> float:
+    """Random part of the error of a component, pm: what no linear response to the true d explains, right of the lines."""
+    parts = [f.isel(cell=np.flatnonzero(f["subset"].values == "test")) for f in fields]
+    d, truth = (np.concatenate([p[n].values for p in parts]) for n in (name, "d_true"))
+    design = np.column_stack([truth, np.ones(len(truth))])
+    left = d - design @ np.linalg.lstsq(design, d, rcond=None)[0]
+    return float(np.sqrt(np.square(left).sum() / max(left.size - design.shape[1] * 2, 1)))
