@@ -163,9 +163,7 @@ def responses(values: NDArray[Any], labels: Mapping[str, NDArray[Any]]) -> dict[
     return {name: slope.reshape(np.shape(values)[1:]) for name, slope in zip(labels, slopes, strict=True)}
 
 
-def _ridge_r2(
-    x: NDArray[Any], y: NDArray[np.float64], held: NDArray[np.bool_]
-) -> NDArray[np.float64]:
+def _ridge_r2(x: NDArray[Any], y: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.float64]:
     """R² (quantity,) of ridge regressions from features (n, feature); through the cells' Gram matrix, as cells are fewer."""
     x = x.astype(np.float64)
     x = x - x[~held].mean(axis=0)

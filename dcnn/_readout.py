@@ -11,13 +11,7 @@ from torch import nn
 
 from dcnn._errors import ModelError
 from dcnn._model import Model
-
-#: Numbers of each target, in the order of a network's outputs.
-CHANNELS: dict[str, tuple[str, ...]] = {
-    "d": ("d_x", "d_y"),
-    "tilt": ("tilt_x", "tilt_y"),
-    "thickness": ("thickness",),
-}
+from dcnn._targets import channels
 
 #: How each is written in a figure, and its unit.
 SYMBOLS: dict[str, tuple[str, str]] = {
@@ -32,12 +26,6 @@ _ON_WINDOWS = ("baseline", "residual")
 _BATCH = 1024  # bounds the memory of activations to some hundred MB
 
 
-def channels(model: Model) -> tuple[str, ...]:
-    """Names of what a model predicts, in the order of its outputs: ``d_x``, ``d_y``, ``tilt_x``, …."""
-    targets = model.card["settings"].get("targets", ("d",))
-    return tuple(name for target in targets for name in CHANNELS[target])
-
-
 def channel(model: Model, target: str) -> int:
     """Which output of the network is ``target``.
 
@@ -46,7 +34,7 @@ def channel(model: Model, target: str) -> int:
     ModelError
         If the model does not predict it.
     """
-    known = channels(model)
+    known = channels(model.targets)
     if target not in known:
         raise ModelError(f"target {target!r} is not among what the model predicts: {', '.join(known)}.")
     return known.index(target)
@@ -60,7 +48,7 @@ def network_on_windows(model: Model) -> nn.Module:
     ModelError
         If it sees neighbourhoods or whole images.
     """
-    kind = model.card["settings"].get("network", "baseline")
+    kind = model.settings.network
     if kind not in _ON_WINDOWS:
         raise ModelError(
             f"network {kind!r} sees more than a window; pass a model of network {' or '.join(_ON_WINDOWS)}."

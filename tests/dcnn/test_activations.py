@@ -29,7 +29,7 @@ def test_activations_are_what_the_next_layer_reads(trained):
             value = part(value)
             last = k == len(parts) - 1
             if isinstance(part, torch.nn.SiLU) or last:
-                expected[next(names)] = value.numpy()
+                expected[next(names)] = value.numpy().copy()
         answer = model.network(torch.from_numpy(stack)).numpy()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-5)
@@ -127,6 +127,8 @@ def test_refuses_what_does_not_fit(trained):
         probe_layers(model, stack, labels, np.zeros(len(stack), bool))
     with pytest.raises(dcnn.ModelError, match="d_x"):
         probe_layers(model, stack, {"d_x": labels["d_x"][:3]}, np.arange(len(stack)) % 2 == 0)
-    dense = dcnn.Model(model.network, {**model.card, "settings": {**model.card["settings"], "network": "dense"}})
+    dense = dcnn.Model(
+        model.network, {**model.card, "settings": {**model.card["settings"], "network": "dense"}}
+    )
     with pytest.raises(dcnn.ModelError, match="dense"):
         activations(dense, stack)

@@ -14,7 +14,7 @@ import dcnn
 from tiltsim.library import Library
 from tiltsim.network_studies.drawing import FONT, WIDTH, colour_bar, heat_map
 from tiltsim.network_studies.fields import make_fields
-from tiltsim.network_studies.judging import judge, learn, tested
+from tiltsim.network_studies.judging import held_out_score, judge, learn
 from tiltsim.network_studies.settings import COMPOSITIONS, NetworkStudy
 from tiltsim.progress import Reporter, Silent
 
@@ -59,7 +59,7 @@ def cross_study(
         model = learn(fields[trained], study, windows or dcnn.Windows(), shown, f"train, {trained:.0%} Sm")
         for j, other in enumerate(compositions):
             tables = [judge(model, field) for field in fields[other]]
-            own, fitted = tested(tables), tested(tables, "d_fit")
+            own, fitted = held_out_score(tables), held_out_score(tables, "d_fit")
             rmse[i, j], r2[i, j] = own.rmse, own.r2
             fit[j] = fitted.rmse, fitted.r2
             right = [t["d_true"].values[t["subset"].values == "test"] for t in tables]

@@ -26,11 +26,15 @@ def spacing(cells: xr.Dataset) -> float:
     return float(np.median(cKDTree(at).query(at, k=2)[0][:, 1]))
 
 
-def draw_cells(ax: Axes, cells: xr.Dataset, values: NDArray[Any], norm: Normalize, cmap: str = SIGNED) -> PolyCollection:
+def draw_cells(
+    ax: Axes, cells: xr.Dataset, values: NDArray[Any], norm: Normalize, cmap: str = SIGNED
+) -> PolyCollection:
     """One square a cell; grey where there is none; y points down."""
     at, side = np.column_stack([cells["x"].values, cells["y"].values]), spacing(cells)
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * side / 2
-    squares = PolyCollection(list(at[:, None] + corners), cmap=cmap, norm=norm, edgecolor="face", linewidth=0.2)
+    squares = PolyCollection(
+        list(at[:, None] + corners), cmap=cmap, norm=norm, edgecolor="face", linewidth=0.2
+    )
     squares.set_array(np.asarray(values))
     squares.set_rasterized(True)  # thousands of vector squares make a heavy page
     ax.add_collection(squares)
@@ -82,6 +86,9 @@ def heat_map(
 def colour_bar(figure: Figure, picture: Any, label: str, **place: Any) -> None:
     """A colour bar with its label in the page's font."""
     bar = figure.colorbar(picture, **place)
+    if "ticks" in place:
+        bar.set_ticks(place["ticks"], labels=[f"{tick:g}" for tick in place["ticks"]])
+        bar.minorticks_off()
     bar.set_label(label, fontsize=FONT)
     bar.ax.tick_params(labelsize=FONT - 1)
 
@@ -90,3 +97,10 @@ def limit(values: NDArray[Any], share: float = 99.0) -> float:
     """Size that ``share`` percent of values stay below; never zero."""
     finite = np.abs(values)[np.isfinite(values)]
     return max(float(np.percentile(finite, share)) if finite.size else 0.0, 1e-3)
+
+
+def power(dose: float) -> str:
+    """A dose as a power of ten."""
+    exponent = int(np.floor(np.log10(dose)))
+    lead = dose / 10.0**exponent
+    return rf"$10^{{{exponent}}}$" if np.isclose(lead, 1) else rf"${lead:g}·10^{{{exponent}}}$"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 import analysis
+import dcnn
 from tiltsim.errors import SettingsError
 from tiltsim.library import Library
 from tiltsim.network_studies.settings import NetworkStudy
@@ -30,14 +31,11 @@ class StudyField:
     image : DataArray (y, x)
     cells : Dataset
         Dim cell: ``x``, ``y`` (Å) where the B column was fitted, ``d_fit`` and ``d_true`` (cell, component) pm, ``tilt``
-        (cell, component) mrad, ``thickness`` Å, ``flag``.
-    columns : Dataset
-        Of the fit, see `analysis.measure`.
+        (cell, component) mrad, ``thickness`` Å, ``flag``; and ``x_a``, ``y_a`` (column_a) of fitted A columns, Å.
     """
 
     image: xr.DataArray
     cells: xr.Dataset
-    columns: xr.Dataset
 
     def labelled(self, labels: Labels) -> tuple[xr.DataArray, xr.Dataset]:
         """Image and cells with labels ``d``, as `dcnn.train` takes them."""
@@ -57,10 +55,13 @@ def make_field(recipe: Recipe, library: Library, seed: int, field: int = 0) -> S
     """
     made = synthesize(recipe, library, seed, field)
     measured = analysis.measure(made.image)
-    return StudyField(made.image, matched(measured.unit_cells, true_cells(made.truth)), measured.columns)
+    cells = matched(measured.unit_cells, true_cells(made.truth))
+    return StudyField(made.image, dcnn.with_columns(cells, measured.columns))
 
 
-def make_fields(study: NetworkStudy, library: Library, samarium: float, dose: float | None = None) -> list[StudyField]:
+def make_fields(
+    study: NetworkStudy, library: Library, samarium: float, dose: float | None = None
+) -> list[StudyField]:
     """All fields of one composition; another dose shows the same specimens."""
     recipe = study.recipe(samarium, dose)
     return [make_field(recipe, library, study.seed, k) for k in range(study.fields)]

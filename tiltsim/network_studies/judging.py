@@ -89,7 +89,7 @@ def judge(model: dcnn.Model, field: StudyField) -> xr.Dataset:
     return kept.assign_attrs(table.attrs)
 
 
-def tested(fields: Sequence[xr.Dataset], name: str = "d") -> Score:
+def held_out_score(fields: Sequence[xr.Dataset], name: str = "d") -> Score:
     """Score of variable ``name`` against the truth, right of the lines of all ``fields`` (from `judge`)."""
     parts = [f.isel(cell=np.flatnonzero(f["subset"].values == "test")) for f in fields]
     return score(
@@ -109,9 +109,13 @@ def fit_score(fields: Sequence[StudyField], windows: dcnn.Windows | None = None)
 
 
 def scatter(fields: Sequence[xr.Dataset], name: str = "d") -> float:
-    """Random part of the error of a component, pm: what no linear response to the true d explains, right of the lines."""
+    """Error of a component, pm, that is left when d is calibrated: corrected by the best linear map to the truth.
+
+    This takes away what is systematic, so that random error shows; a network that answers the same everywhere keeps the whole
+    spread of the truth.
+    """
     parts = [f.isel(cell=np.flatnonzero(f["subset"].values == "test")) for f in fields]
     d, truth = (np.concatenate([p[n].values for p in parts]) for n in (name, "d_true"))
-    design = np.column_stack([truth, np.ones(len(truth))])
-    left = d - design @ np.linalg.lstsq(design, d, rcond=None)[0]
-    return float(np.sqrt(np.square(left).sum() / max(left.size - design.shape[1] * 2, 1)))
+    design = np.column_stack([d, np.ones(len(d))])
+    left = truth - design @ np.linalg.lstsq(design, truth, rcond=None)[0]
+    return float(np.sqrt(np.square(left).sum() / max(left.size - 2 * design.shape[1], 1)))

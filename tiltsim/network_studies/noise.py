@@ -13,15 +13,16 @@ from scipy.spatial import cKDTree
 
 import dcnn
 from tiltsim.library import Library
-from tiltsim.network_studies.drawing import FONT, WIDTH, colour_bar, heat_map
+from tiltsim.network_studies.drawing import FONT, WIDTH, colour_bar, heat_map, power
 from tiltsim.network_studies.fields import make_fields
-from tiltsim.network_studies.judging import judge, learn, scatter, tested
+from tiltsim.network_studies.judging import held_out_score, judge, learn, scatter
 from tiltsim.network_studies.settings import NetworkStudy
 from tiltsim.progress import Reporter, Silent
 
 DOSES = (3e3, 1e4, 3e4, 1e5, 3e5)
 SIZES = (4.0, 6.0, 8.0, 12.0)
 
+_TICKS = (1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100)
 _PITCH = 0.25  # Å between a window's samples, whatever its size
 
 
@@ -54,7 +55,7 @@ def noise_study(
     -------
     Dataset
         Dims (dose, window): ``rmse`` against the truth, ``scatter`` (pm, of a component; what is left of the error when d
-        is allowed a linear response to the truth: the random part) and ``r2``; (dose): ``rmse_fit`` and ``scatter_fit`` of
+        is calibrated by a linear map to the truth: the random part) and ``r2``; (dose): ``rmse_fit`` and ``scatter_fit`` of
         column fits; ``cells`` tested.
     """
     shown = reporter or Silent()
@@ -74,10 +75,10 @@ def noise_study(
             tables = [judge(model, field) for field in fields]
             largest = largest or tables
             tables = [_common(table, other) for table, other in zip(tables, largest, strict=True)]
-            own = tested(tables)
+            own = held_out_score(tables)
             values["rmse"][i, j], values["r2"][i, j] = own.rmse, own.r2
             values["scatter"][i, j] = scatter(tables)
-            fit["rmse"][i], fit["scatter"][i] = tested(tables, "d_fit").rmse, scatter(tables, "d_fit")
+            fit["rmse"][i], fit["scatter"][i] = held_out_score(tables, "d_fit").rmse, scatter(tables, "d_fit")
             cells[i] = own.n
     units = {"rmse": "pm", "scatter": "pm", "r2": "1"}
     return xr.Dataset(
@@ -114,20 +115,15 @@ def plot_noise(result: xr.Dataset) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.36 * result.sizes["dose"] + 1.1), layout="constrained")
     axes = figure.subplots(1, 2)
     columns = [f"{size:g}" for size in result.window.values] + ["column\nfit"]
-    rows = [_power(dose) for dose in result.dose.values]
-    panels = (("rmse", "RMSE against the truth"), ("scatter", "random part of it"))
+    rows = [power(dose) for dose in result.dose.values]
+    panels = (("rmse", "RMSE against the truth"), ("scatter", "RMSE left by a linear calibration"))
     for ax, letter, (name, title) in zip(axes, "ab", panels, strict=True):
         values = np.column_stack([result[name].values, result[f"{name}_fit"].values])
         picture = heat_map(ax, values, LogNorm(values.min(), values.max()), rows, columns)
         ax.axvline(len(columns) - 1.5, color="w", lw=3)
         ax.set_title(f"({letter}) {title}", fontsize=FONT, loc="left")
         ax.set_xlabel("window (Å)", fontsize=FONT)
-        colour_bar(figure, picture, "pm per component", ax=ax, pad=0.02, format="%g")
+        ticks = [t for t in _TICKS if values.min() <= t <= values.max()]
+        colour_bar(figure, picture, "pm per component", ax=ax, pad=0.02, ticks=ticks)
     axes[0].set_ylabel("dose (e/Å²)", fontsize=FONT)
     return figure
-
-
-def _power(dose: float) -> str:
-    exponent = int(np.floor(np.log10(dose)))
-    lead = dose / 10.0**exponent
-    return rf"$10^{{{exponent}}}$" if lead == 1 else rf"${lead:g}·10^{{{exponent}}}$"

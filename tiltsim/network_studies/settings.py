@@ -7,11 +7,11 @@ from typing import Any
 
 import dcnn
 from tiltsim.errors import SettingsError
+from tiltsim.synth.detection import Detection
+from tiltsim.synth.faults import Faults
 from tiltsim.synth.labelling import LABELS, Labels
 from tiltsim.synth.recipe import Recipe
 from tiltsim.synth.specimen_request import DomainRequest, SpecimenRequest
-from tiltsim.synth.faults import Faults
-from tiltsim.synth.detection import Detection
 
 #: Sm fraction, and the factor on d of R3c BiFeO3 (23.6 pm along x and y) that these studies give it.
 COMPOSITIONS: dict[float, float] = {0.0: 1.0, 0.07: 1.0, 0.10: 0.8, 0.13: 0.4, 0.20: 0.0}
@@ -119,11 +119,8 @@ class NetworkStudy:
 
     def training(self, windows: dcnn.Windows, **changes: Any) -> dcnn.TrainSettings:
         """How networks of these studies are trained."""
-        if self.network != "baseline":
-            changes = {"network": self.network, **changes}
-        return dcnn.TrainSettings(
-            windows=windows, epochs=self.epochs, seed=self.seed, device=self.device, **changes
-        )
+        given = {"network": self.network, "epochs": self.epochs, "seed": self.seed, "device": self.device}
+        return dcnn.TrainSettings(windows=windows, **(given | changes))
 
 
 def percent(samarium: float) -> str:
