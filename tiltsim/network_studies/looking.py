@@ -113,16 +113,29 @@ def windows_of(model: dcnn.Model, fields: list[StudyField]) -> Windowed:
     )
 
 
-def features_study(model: dcnn.Model, windowed: Windowed) -> xr.Dataset:
+def features_study(model: dcnn.Model, windowed: Windowed, cells: int = 1600) -> xr.Dataset:
     """Feature maps, their responses to d and tilt, and linear readings of every layer, judged on the second half of fields.
+
+    Parameters
+    ----------
+    model : dcnn.Model
+    windowed : Windowed
+    cells : int
+        Number of windows, evenly from all.
 
     Returns
     -------
     Dataset
         See `dcnn.view_layers`.
     """
-    held_out = windowed.field >= (windowed.field.max() + 1) // 2
-    return view_layers(model, windowed.stack, windowed.labels, held_out)
+    some = _evenly(windowed, cells)
+    held_out = windowed.field[some] >= (windowed.field.max() + 1) // 2
+    labels = {name: values[some] for name, values in windowed.labels.items()}
+    return view_layers(model, windowed.stack[some], labels, held_out)
+
+
+def _evenly(windowed: Windowed, cells: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, len(windowed.stack) - 1, cells).astype(int))
 
 
 def features_summary(result: xr.Dataset) -> dict[str, Any]:
@@ -153,7 +166,7 @@ def saliency_study(model: dcnn.Model, windowed: Windowed, cells: int = 600) -> x
     Dataset
         See `dcnn.view_attribution`.
     """
-    some = np.unique(np.linspace(0, len(windowed.stack) - 1, cells).astype(int))
+    some = _evenly(windowed, cells)
     half = windowed.edge / 2
     middle = [(0.0, 0.0)]
     corners = [(x, y) for x in (-half, half) for y in (-half, half)]
