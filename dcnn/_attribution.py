@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from captum.attr import IntegratedGradients
 from numpy.typing import NDArray
 
 from dcnn._errors import ModelError
@@ -73,6 +72,9 @@ def attributions(
         if method == "saliency":
             parts.append(_gradient(answer, part))
         else:
+            # Imported here: it takes as long as the rest of the package, and few need it.
+            from captum.attr import IntegratedGradients
+
             integral = IntegratedGradients(answer)
             parts.append(integral.attribute(part, baselines=mean, n_steps=steps, method="gausslegendre"))
     return torch.cat(parts).detach().cpu().numpy().astype(np.float64)

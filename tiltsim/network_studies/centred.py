@@ -132,8 +132,8 @@ def plot_centred(result: xr.Dataset, component: str = "x") -> Figure:
     }
     end = limit(np.concatenate(list(off.values())))
     norm = Normalize(-end, end)
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     axes = upper.subplots(1, 4, sharex=True, sharey=True)
     panels = (("B", "d_fit", "column fit"), *((way, "d", name) for way, name in WAYS.items()))
     for ax, letter, (way, name, title) in zip(axes, "abcd", panels, strict=True):
@@ -175,11 +175,21 @@ def _bars(figure: Any, result: xr.Dataset) -> None:
     width = 0.8 / len(bars)
     for k, (key, name, heights) in enumerate(bars):
         x = at + (k - (len(bars) - 1) / 2) * width
-        drawn = ax.bar(x, heights, 0.92 * width, color=_COLOURS[key], label=name)
-        ax.bar_label(drawn, fmt="%.1f", fontsize=FONT - 2, padding=1)
+        ax.bar(x, heights, 0.92 * width, color=_COLOURS[key], label=name)
+        beside = result["rmse_fit"].sel(way_tested="B" if key == "fit" else key).values
+        for place, height, other in zip(x, heights, beside, strict=True):
+            clear = max(height, other) if key in ("A", "sliding") else height
+            ax.annotate(
+                f"{height:.1f}",
+                (place, clear),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=FONT - 2,
+            )
         if key in ("A", "sliding"):
             ax.plot(
-                x, result["rmse_fit"].sel(way_tested=key).values, ls="", marker="_", ms=11, color="k",
+                x, beside, ls="", marker="_", ms=11, color="k",
                 label="column fit, interpolated" if key == "A" else None,
             )  # fmt: skip
     ax.set_xticks(at, [f"{power(dose)} e/Å²" for dose in result.dose.values], fontsize=FONT - 1)

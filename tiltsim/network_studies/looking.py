@@ -25,6 +25,9 @@ from tiltsim.progress import Reporter, Silent
 _SIZE = 320
 _LARGEST_TILT = 10.0
 
+#: Networks that can be looked into.
+_ON_WINDOWS = ("baseline", "residual")
+
 
 @dataclass(frozen=True, eq=False)
 class Windowed:
@@ -71,7 +74,17 @@ def tilted_fields(
 def fresh_model(
     study: NetworkStudy, library: Library, count: int = 60, reporter: Reporter | None = None
 ) -> dcnn.Model:
-    """A network trained on tilted fields: on d and tilt where labels are the truth, on d alone where they are fits."""
+    """A network trained on tilted fields: on d and tilt where labels are the truth, on d alone where they are fits.
+
+    Raises
+    ------
+    SettingsError
+        If the study's network does not see single windows.
+    """
+    if study.network not in _ON_WINDOWS:
+        raise SettingsError(
+            f"network {study.network!r} sees more than single windows; choose one of {', '.join(_ON_WINDOWS)}."
+        )
     fields = tilted_fields(study, library, count, reporter=reporter)
     targets = ("d", "tilt") if study.labels == "truth" else ("d",)
     return learn(

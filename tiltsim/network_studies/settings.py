@@ -58,8 +58,8 @@ class NetworkStudy:
 
     Raises
     ------
-    SettingsError
-        If a value is out of range.
+    SettingsError, dcnn.ModelError
+        If a value is out of range, of specimens or of training.
     """
 
     labels: Labels = "fit"
@@ -88,7 +88,9 @@ class NetworkStudy:
             raise SettingsError(
                 f"size {self.size} px of pixel {self.pixel:g} Å is too little to split; use 60 Å or more."
             )
+        # What recipes and trainings refuse is refused here, before any work.
         self.recipe(0.0)
+        self.training(dcnn.Windows())
 
     @property
     def quick(self) -> NetworkStudy:
