@@ -49,8 +49,8 @@ def view_attribution(
     Returns
     -------
     xarray.Dataset
-        ``share`` (method, target, row, col), shares of `attribution` per Å²; ``mean`` (row, col), the mean window; ``on_site``
-        (method, target, site), share within the radius of the site's columns, and ``area`` (site), the share of the window's
+        ``share`` (approach, target, row, col), shares of `attribution` per Å²; ``mean`` (row, col), the mean window; ``on_site``
+        (approach, target, site), share within the radius of the site's columns, and ``area`` (site), the share of the window's
         area that these take: what a network would read there by chance. ``place`` (column, component), Å.
 
     Raises
@@ -75,13 +75,13 @@ def view_attribution(
     return xr.Dataset(
         {
             "share": (
-                ("method", "target", "row", "col"),
+                ("approach", "target", "row", "col"),
                 share / pitch**2,
                 {"units": "1/Å²", "long_name": "share of the answer"},
             ),
             "mean": (("row", "col"), stack.mean(axis=0), {"units": "1", "long_name": "mean window"}),
             "on_site": (
-                ("method", "target", "site"),
+                ("approach", "target", "site"),
                 np.einsum("mtrc,src->mts", share, on),
                 {"units": "1"},
             ),
@@ -90,7 +90,7 @@ def view_attribution(
             "column_site": ("column", [site for site, at in columns.items() for _ in at]),
         },
         coords={
-            "method": list(_METHODS),
+            "approach": list(_METHODS),
             "target": list(wanted),
             "site": list(columns),
             "row": ("row", offsets, length),
@@ -125,7 +125,7 @@ def plot_attribution(views: xr.Dataset) -> Figure:
     axes[1, 0].set_visible(False)
     _mark(axes[0, 0], views, named=True)
     for row, method in enumerate(_METHODS):
-        of_method = views.sel(method=method)
+        of_method = views.sel(approach=method)
         end = 100 * float(np.abs(of_method["share"]).max())
         signed = method == "integrated_gradients"
         for column, target in enumerate(targets, 1):

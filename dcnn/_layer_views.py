@@ -123,7 +123,7 @@ def _draw_input(figure: SubFigure, views: xr.Dataset, shown: list[str]) -> None:
         bar = figure.colorbar(picture, ax=ax, location="bottom", pad=0.02, shrink=0.85)
         bar.set_label(f"contrast per {unit}", fontsize=_FONT - 1)
         bar.ax.tick_params(labelsize=_FONT - 2)
-        bar.ax.locator_params(nbins=3)
+        bar.set_ticks([-end, 0, end], labels=[f"−{end:.2g}", "0", f"{end:.2g}"])
     for ax in axes:
         ax.set_xlabel("x (Å)", fontsize=_FONT - 1)
         ax.tick_params(labelsize=_FONT - 2, length=2)

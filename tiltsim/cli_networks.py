@@ -267,7 +267,7 @@ def saliency(
     def work(settled: NetworkStudy, response: Library, bars: Bars) -> Made:
         seen, windowed = looked_into(settled, response, model, quick, bars)
         result = saliency_study(seen, windowed, cells=150 if quick else 600)
-        on = result.on_site.sel(method="integrated_gradients")
+        on = result.on_site.sel(approach="integrated_gradients")
         line = "read on columns: " + ", ".join(
             f"{t} "
             + "/".join(f"{100 * float(on.sel(target=t, site=s)):.0f} % {s}" for s in result.site.values)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.spatial import cKDTree
 from typer.testing import CliRunner
 
 import analysis
@@ -71,7 +72,7 @@ def drawn(figure, folder, name):
 
 def test_scores_are_those_of_known_errors():
     truth = np.array([[10.0, 0.0], [-10.0, 0.0], [10.0, 4.0], [-10.0, -4.0]])
-    one = score(truth + [3.0, -1.0], truth)
+    one = score(truth + np.array([3.0, -1.0]), truth)
     assert one.bias == pytest.approx((3.0, -1.0))
     assert one.rmse == pytest.approx(np.sqrt(5.0))
     assert one.r2 == pytest.approx(1 - 5.0 / ((100.0 + 8.0) / 2))
@@ -101,7 +102,7 @@ def test_truth_belongs_to_the_cell_that_was_fitted(field):
         assert true.std() > 8.0
         assert np.corrcoef(fit, true)[0, 1] > 0.9
     assert np.abs(cells.tilt.values).max() < 1e-9  # leans of variants are left out
-    image, labelled = field.labelled("fit")
+    _, labelled = field.labelled("fit")
     assert "tilt" not in labelled  # fits know none
     xr.testing.assert_equal(labelled.d.drop_attrs(), cells.d_fit.drop_attrs().rename("d"))
     assert labelled.sizes["column_a"] > cells.sizes["cell"]
@@ -187,8 +188,6 @@ def test_centred_and_elsewhere(library, tmp_path):
     assert list(result.way_tested.values) == ["B", "A", "sliding"]
     # Each window's way has its places: on A columns they lie half a cell off the B columns.
     at = {w: result.isel(cell=np.flatnonzero(result.way.values == w)) for w in ("B", "A")}
-    from scipy.spatial import cKDTree
-
     on_b, on_a = (np.column_stack([at[w].x.values, at[w].y.values]) for w in ("B", "A"))
     assert np.median(cKDTree(on_b).query(on_a)[0]) == pytest.approx(2.8, abs=0.2)
     for way in ("B", "A"):
@@ -211,10 +210,10 @@ def test_features_and_saliency(looked, tmp_path):
     assert float(views.r2.sel(layer="dense1", quantity="d_x")) > 0.8
     drawn(plot_features(views), tmp_path, "features")
     maps = saliency_study(model, windowed, cells=80)
-    read = maps.on_site.sel(method="integrated_gradients")
+    read = maps.on_site.sel(approach="integrated_gradients")
     # Windows stand on B, so that d is where A columns lie.
     assert (read.sel(target=["d_x", "d_y"], site="A") > 0.6).all()
-    assert float(maps.share.sel(method="saliency").sum(["row", "col"]).mean()) == pytest.approx(
+    assert float(maps.share.sel(approach="saliency").sum(["row", "col"]).mean()) == pytest.approx(
         16.0
     )  # × (¼ Å)²
     drawn(plot_saliency(maps), tmp_path, "saliency")

@@ -195,11 +195,12 @@ def saliency_summary(result: xr.Dataset) -> dict[str, Any]:
         "on_site": {
             str(m): {
                 str(t): {
-                    str(s): float(result.on_site.sel(method=m, target=t, site=s)) for s in result.site.values
+                    str(s): float(result.on_site.sel(approach=m, target=t, site=s))
+                    for s in result.site.values
                 }
                 for t in result.target.values
             }
-            for m in result.method.values
+            for m in result.approach.values
         },
     }
 
