@@ -135,7 +135,8 @@ def test_noise_of_labels_is_taken_off(experiment, start):
     rng = np.random.default_rng(3)
     sigma = np.array([6.0, 3.0])
     noisy = cells.copy(deep=True)
-    noisy["d"].values += rng.normal(0, sigma, noisy["d"].shape)
+    # Of one size and random sign: so its square does not depend on how few cells there are.
+    noisy["d"].values += sigma * rng.choice([-1.0, 1.0], noisy["d"].shape)
     noisy["d_cov"] = (
         ("cell", "component", "component_2"),
         np.broadcast_to(np.diag(sigma**2), (cells.sizes["cell"], 2, 2)).copy(),
@@ -146,18 +147,19 @@ def test_noise_of_labels_is_taken_off(experiment, start):
     clean, result = (transfer_study(image, c, start, settings, (1.0,), repeats=1) for c in (cells, noisy))
     np.testing.assert_allclose(result["label_noise"], sigma)
     expected = clean["label_std"] ** 2 / (clean["label_std"] ** 2 + sigma**2)
-    np.testing.assert_allclose(result["reliability"], expected, atol=0.06)
+    np.testing.assert_allclose(result["reliability"], expected, atol=0.08)
     # Noise that the network has not seen: what is left when it is taken off is the agreement with the truth.
-    where = {"training": "pre-trained", "share": 1.0, "repeat": 0}
-    np.testing.assert_allclose(result["r2_corrected"].sel(where), clean["r2"].sel(where), atol=0.06)
-    assert (result["r2"].sel(where) < clean["r2"].sel(where) - 0.02).all()
+    at = {"training": "pre-trained", "share": 1.0, "repeat": 0}
+    np.testing.assert_allclose(result["r2_corrected"].sel(at), clean["r2"].sel(at), atol=0.12)
+    assert (result["r2"].sel(at) < clean["r2"].sel(at) - sigma**2 / 4 / clean["label_std"] ** 2).all()
 
 
 def test_a_model_is_handed_over_for_every_training(experiment, start):
     seen = []
     image, cells = experiment
-    transfer_study(image, cells, start, quick(start, epochs=1), (1.0,), repeats=2,
-                   keep=lambda *what: seen.append(what))  # fmt: skip
+    settings = quick(start, epochs=1)
+    scratch = replace(settings, targets=("d",))
+    transfer_study(image, cells, start, settings, (1.0,), scratch=scratch, repeats=2, keep=lambda *what: seen.append(what))  # fmt: skip
     assert [what[:3] for what in seen] == [
         (kind, 1.0, k) for k in (0, 1) for kind in ("scratch", "fine-tuned")
     ]
