@@ -17,6 +17,7 @@ from tiltsim.cli_converge import converge
 from tiltsim.cli_evaluate import evaluate
 from tiltsim.cli_library import library
 from tiltsim.cli_measure import measure
+from tiltsim.cli_networks import networks
 from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, in_options, print_lines
 from tiltsim.cli_predict import predict
 from tiltsim.cli_specimens import simulate, structure
@@ -44,6 +45,7 @@ app = typer.Typer(
 for verb in (structure, simulate, converge, measure, synth, train, predict, evaluate, transfer):
     app.command()(verb)
 app.add_typer(library, name="library")
+app.add_typer(networks, name="networks")
 
 
 @app.command()
