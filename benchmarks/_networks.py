@@ -60,7 +60,7 @@ TRAININGS = {
     "dense": Training(
         "fully convolutional, truth, on the zone axis",
         700,
-        _settings(network="dense", epochs=14, batch_size=8),
+        _settings(network="dense", epochs=24, batch_size=3, learning_rate=1.5e-3),
     ),
     "naive": Training(
         "baseline CNN on B columns, labels fitted, any tilt to 12 mrad",

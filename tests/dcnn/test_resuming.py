@@ -122,7 +122,7 @@ def test_two_processes_train_what_one_does(tmp_path, make_scene):
     d = [predict(m, image, scene.cells)["d"].values for m in (one, other)]
     assert np.sqrt(np.mean((d[0] - d[1]) ** 2)) < 0.1 * np.std(d[0])
     rows = [m.card["training"]["history"] for m in (one, other)]
-    assert rows[0][-1]["validation_rmse_pm"] == pytest.approx(rows[1][-1]["validation_rmse_pm"], rel=0.02)
+    assert rows[0][-1]["validation_rmse_pm"] == pytest.approx(rows[1][-1]["validation_rmse_pm"], rel=0.08)
 
 
 def test_a_checkpoint_of_another_training_is_refused(make_scene, tmp_path):
