@@ -185,7 +185,7 @@ class Context(Network):
 
 
 class Dense(Network):
-    """Fully convolutional: an image in, a map every 2 Å out, in one pass; some 270,000 weights.
+    """Fully convolutional: an image in, a map every 2 Å out, in one pass; some 260,000 weights.
 
     The block at 1 Å finds where in its cell each place lies, which windows that are centred on columns know beforehand; dilated
     blocks then let each place see 30 Å around it.

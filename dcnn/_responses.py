@@ -19,7 +19,7 @@ Tick = Callable[[int], None]
 
 _BATCH = 2048  # windows; bounds the memory of activations to about 200 MB
 _TILE = 97  # outputs along the side of a tile of a dense map
-_OVERLAP = 32  # outputs by which tiles overlap: 64 Å, what the network sees around a place
+_OVERLAP = 32  # outputs by which tiles overlap: 64 Å, twice what the network sees around a place
 
 
 @contextmanager
@@ -122,8 +122,9 @@ def _tiles(length: int) -> list[tuple[int, int]]:
 
 
 def _fade(begin: int, end: int, length: int) -> NDArray[np.float32]:
-    """Weights of a tile: 1 in its middle, falling to nearly nothing at its inner borders."""
+    """Weights of a tile: 1 in its middle, and nothing for a quarter of the overlap, where it sees its border and not the image."""
     at = np.arange(end - begin, dtype=np.float32)
-    up = np.ones_like(at) if begin == 0 else np.minimum(1, (at + 0.5) / _OVERLAP)
-    down = np.ones_like(at) if end == length else np.minimum(1, (at[::-1] + 0.5) / _OVERLAP)
+    rise = np.clip((at - _OVERLAP / 4 + 0.5) / (_OVERLAP / 2), 0, 1)
+    up = np.ones_like(at) if begin == 0 else rise
+    down = np.ones_like(at) if end == length else rise[::-1]
     return up * down
