@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tiltsim.errors import SettingsError
 from tiltsim.images import evaluate
@@ -92,35 +92,82 @@ def library_response(
     SettingsError
         If the state lies beyond the library.
     """
-    edge = list(library.edges.values())[material]
-    axis = np.arange(_SAMPLES) / _SAMPLES
+    image, slopes = library_periods(library, tilt, thickness, d, material=material)
+    return CellResponse(
+        image,
+        slopes,
+        list(library.edges.values())[material],
+        replace(library.request.microscope, source_fwhm=0.0),
+        (float(tilt[0]), float(tilt[1])),
+        float(thickness),
+        (float(d[0]), float(d[1])),
+    )
+
+
+def library_periods(
+    library: Library, tilt: ArrayLike, thickness: ArrayLike, d: ArrayLike, *, material: int = 0,
+    samples: int = _SAMPLES,
+) -> tuple[Floats, dict[str, Floats]]:  # fmt: skip
+    """Images of uniform crystals over one period, an A column at the origin, and their derivatives.
+
+    Parameters
+    ----------
+    library : Library
+    tilt, d : array_like, shape (..., 2)
+        mrad, pm.
+    thickness : array_like, shape (...)
+        Å.
+    material : int
+        Index into the library's materials.
+    samples : int
+        Along each axis of a period.
+
+    Returns
+    -------
+    image : ndarray, shape (..., samples, samples)
+        Fraction of the beam, without a source: the same as :meth:`Library.uniform_image`.
+    slopes : dict of str to ndarray, same shape
+        By each of :data:`SPECIMEN`, per its unit.
+    """
+    d = np.asarray(d, dtype=float)
     state = {"tilt": tilt, "thickness": thickness, "d": d, "material": material}
-    step = 1.0 / 100.0 / edge  # 1 pm in cells
+    orders = library.dataset.order_x.values
+    axis = np.arange(samples) / samples
+    step = 1.0 / 100.0 / list(library.edges.values())[material]  # 1 pm in cells
     # B stands at half a cell less d; the images of A and B columns fade into each other as in a painted field.
-    at_b = 0.5 - np.array(d) * step
-    places = (("A", axis, axis), ("B", axis - at_b[0], axis - at_b[1]))
-    share = [column_share(x, y[:, None]) for _, x, y in places]
+    at_b = 0.5 - d * step
+    pictures: dict[str, list[Floats]] = {}
+    for site in ("A", "B"):
+        place = np.zeros_like(at_b) if site == "A" else at_b
+        along_x, along_y = (
+            np.exp(2j * np.pi * (axis - place[..., i, None])[..., None] * orders) for i in (0, 1)
+        )
+        modes = library.coefficients["AB".index(site)]
+        for name in (None, *SPECIMEN):
+            scores = library.scores(site, **state, derivative=name)  # type: ignore[arg-type]
+            c = np.tensordot(scores.astype(np.float64), modes, (-1, 0))
+            pictures.setdefault(name or "", []).append(
+                np.real(along_y @ c @ np.swapaxes(along_x, -1, -2))
+            )
+            if site == "B" and name is None:  # with d, B moves
+                turn = 2j * np.pi * orders * step
+                moved = {"d_x": c * turn, "d_y": c * turn[:, None]}
+            elif site == "B" and name in moved:
+                pictures[name][1] += np.real(along_y @ moved[name] @ np.swapaxes(along_x, -1, -2))
+    share_a = column_share(axis, axis[:, None])
 
-    def blended(pictures: list[Floats]) -> Floats:
-        return (share[0] * pictures[0] + share[1] * pictures[1]) / (share[0] + share[1])
+    def share_b(shift: tuple[float, float]) -> Floats:
+        x, y = (axis - (at_b[..., i, None] - shift[i] * step) for i in (0, 1))
+        return column_share(x[..., None, :], y[..., :, None])
 
-    image = blended([library.cell_image(s, x, y, **state) for s, x, y in places])  # type: ignore[arg-type]
-    slopes = {
-        name: blended([library.cell_image(s, x, y, **state, derivative=name) for s, x, y in places])  # type: ignore[arg-type]
-        for name in ("tilt_x", "tilt_y", "thickness")
-    }
-    for number, name in enumerate(("d_x", "d_y")):
-        # Scores are parabolas in d and B's place is linear: a small difference is exact, also at the library's limit.
-        ends = []
-        for sign in (1.0, -1.0):
-            moved = list(d)
-            moved[number] += sign
-            moved[number] = float(np.clip(moved[number], -library.d_limit, library.d_limit))
-            whole = state | {"d": tuple(moved)}
-            ends.append((moved[number], library.uniform_image(axis, axis, **whole)))  # type: ignore[arg-type]
-        slopes[name] = (ends[0][1] - ends[1][1]) / (ends[0][0] - ends[1][0])
-    microscope = replace(library.request.microscope, source_fwhm=0.0)
-    return CellResponse(image, slopes, edge, microscope, tilt, thickness, d)
+    b = share_b((0.0, 0.0))
+    total = share_a + b
+    of_a, of_b = pictures[""]
+    slopes = {n: (share_a * pictures[n][0] + b * pictures[n][1]) / total for n in SPECIMEN}
+    for name, (i, j) in {"d_x": (1.0, 0.0), "d_y": (0.0, 1.0)}.items():
+        fading = (share_b((i, j)) - share_b((-i, -j))) / 2.0
+        slopes[name] += fading * share_a * (of_b - of_a) / total**2
+    return (share_a * of_a + b * of_b) / total, slopes
 
 
 def engine_derivatives(
@@ -220,7 +267,6 @@ def engine_derivatives(
             if progress is not None:
                 progress(done, total)
         slopes[name] = (ends[0] - ends[1]) / (2 * size)
-        del symbol
     microscope = replace(request.microscope, source_fwhm=0.0)
     return CellResponse(centre[1, 1, 1], slopes, edge, microscope, tilt, cells * edge, d)
 
@@ -231,5 +277,5 @@ def aberration(name: str, size: float) -> dict[str, float]:
     if symbol == "defocus":
         return {"defocus": size}
     order = int(symbol[2])
-    turned = angle + (np.pi / order if size < 0 else 0.0)  # cos(m(φ − φ0)) changes its sign
+    turned = angle - (np.pi / order if size < 0 else 0.0)  # cos(m(φ − φ0)) changes its sign
     return {symbol: abs(size), f"phi{symbol[1:]}": turned}
