@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from tiltsim.errors import SettingsError
 from tiltsim.fisher import NUISANCE, UNITS, inverse
@@ -36,10 +37,18 @@ _TRUST = np.array([3.0, 3.0, 25.0, 12.0, 12.0, 0.2, 0.01, 15.0, 15.0, 0.05, 0.05
 #: Covariance of the source to begin with, Å², and its limits: a library has nothing finer than a source of 0.5 Å.
 _SOURCE, _SHARPEST, _WIDEST = 0.8**2 / (8 * np.log(2)), 0.045, 2.0
 
-#: Starts: tilts along each axis and thicknesses, and how many of them are followed to the end.
-_START_TILTS, _START_THICKNESSES, _FOLLOWED = 5, 9, 3
+#: Starts: tilts along each axis, distance of thicknesses, Å, and how many starts are followed.
+_START_TILTS, _START_STEP, _FOLLOWED = 5, 30.0, 4
 
-_ITERATIONS, _CONVERGED = 40, 1e-3
+#: Starts are compared as if no more electrons than these had been detected: with more, linear models of images that are nowhere near
+#: would be believed.
+_COMPARED = 2e5
+
+#: Of them steps as long as this many times what is trusted are allowed.
+_WIDTH = 4.0
+
+#: Steps for every start that is followed, and for the best of them; gain of the log likelihood at which a fit has ended.
+_FIRST, _ITERATIONS, _CONVERGED = 6, 40, 1e-3
 
 #: Least fraction of the beam that the model may foretell.
 _FAINT = 1e-5
@@ -156,20 +165,19 @@ def fit_folded(
             raise SettingsError(f"prior {name}: give (mean, positive width) of one of {', '.join(PARAMETERS)}.")
         mean[PARAMETERS.index(name)], information[PARAMETERS.index(name)] = centre, 1.0 / width**2
     data = stack(folded)
-    theta = _begin(library, data, mean, information)
-    followed = theta.shape[1]
-    flat = tuple(np.repeat(v, followed, axis=-3) for v in data)
-    best, value, spread = _scored(library, flat, theta.reshape(-1, len(PARAMETERS)), mean, information)
-    pick = np.argmax(value.reshape(-1, followed), axis=1) + np.arange(len(folded)) * followed
+    theta = _begin(library, data, mean, information).reshape(-1, len(PARAMETERS))
+    every: Counts = tuple(np.repeat(v, _FOLLOWED, axis=-3) for v in data)  # type: ignore[assignment]
+    theta, value, _ = _scored(library, every, theta, mean, information, _FIRST)
+    pick = np.argmax(value.reshape(-1, _FOLLOWED), axis=1) + np.arange(len(folded)) * _FOLLOWED
+    chosen, _, spread = _scored(library, data, theta[pick], mean, information, _ITERATIONS)
     low, high = _limits(library)
-    chosen = best[pick]
     model = _model(library, chosen)
     expected, seen = model.expected(data), data[1] > 0
     residual = np.where(seen, (data[0] - expected) ** 2 / np.maximum(expected, 1e-12), 0.0).sum(axis=(-1, -2))
     return xr.Dataset(
         {
             "estimate": (("cell", "parameter"), chosen),
-            "std": (("cell", "parameter"), spread[pick]),
+            "std": (("cell", "parameter"), spread),
             "deviance": ("cell", residual / seen.sum(axis=(-1, -2)), {"units": "1"}),
             "at_limit": (
                 "cell",
@@ -222,8 +230,9 @@ def _starts(library: Library) -> tuple[Floats, _Model]:
     """Parameters (start, parameter) from which fits begin, and the images there."""
     thin, thick = library.thickness_range
     tilts = np.linspace(-0.75, 0.75, _START_TILTS) * library.tilt_limit
-    thicknesses = np.linspace(thin, thick, 2 * _START_THICKNESSES + 1)[1::2]
-    theta = np.zeros((_START_TILTS**2 * _START_THICKNESSES, len(PARAMETERS)))
+    number = int(np.ceil((thick - thin) / _START_STEP))
+    thicknesses = np.linspace(thin, thick, 2 * number + 1)[1::2]
+    theta = np.zeros((_START_TILTS**2 * number, len(PARAMETERS)))
     theta[:, :3] = np.stack(np.meshgrid(tilts, tilts, thicknesses), -1).reshape(-1, 3)
     theta[:, 5], theta[:, 9:11] = 1.0, _SOURCE
     return theta, _model(library, theta)
@@ -234,25 +243,27 @@ def _begin(library: Library, data: Counts, mean: Floats, known: Floats) -> Float
     starts, model = _starts(library)
     low, high = _limits(library)
     result = np.empty((len(data[0]), _FOLLOWED, len(PARAMETERS)))
-    trust = np.diag(1.0 / (4.0 * _TRUST) ** 2)
+    trust = np.diag(1.0 / (_WIDTH * _TRUST) ** 2)
     for number in range(len(data[0])):
-        one: Counts = (data[0][number], data[1][number], data[2][:, number, None])
+        share = min(1.0, _COMPARED / max(data[0][number].sum(), 1.0))
+        one: Counts = (share * data[0][number], share * data[1][number], data[2][:, number, None])
         plain = model.expected(one)
         scale = one[0].sum() / plain.sum(axis=(-1, -2))
         theta = starts.copy()
         theta[:, 5] = scale
         slopes = model.slopes * scale[:, None, None, None]
         slopes[:, 5:7] = model.slopes[:, 5:7]
-        scaled = _Model(model.image * scale[:, None, None], slopes, model.edge)
-        spread = (one[0], np.broadcast_to(one[1], plain.shape), one[2])
-        information = scaled.information(spread) + np.diag(known)
-        score = scaled.score(spread) + known * (mean - theta)
-        step = np.linalg.solve(information + trust, score[..., None])[..., 0]
-        # What the log likelihood becomes, to second order.
-        gain = (score * step).sum(1) - 0.5 * np.einsum("kp,kpq,kq->k", step, information + trust, step)
-        value = _likelihood(scaled, spread) + gain - 0.5 * (known * (theta - mean) ** 2).sum(axis=1)
+        # Weights of the data's own, the same for all starts: those of a start that is far off would be the worse for it.
+        near = [gaussian_filter(v, 1.5, mode="wrap") for v in one[:2]]
+        weight = (one[1] ** 2 / np.maximum(one[1] * near[0] / np.maximum(near[1], 1e-12), 1e-12)).ravel()
+        left = ((one[0] - scale[:, None, None] * plain) / np.maximum(one[1], 1e-12)).reshape(len(theta), -1)
+        flat = slopes.reshape(*slopes.shape[:2], -1)
+        information = (flat * weight) @ np.swapaxes(flat, 1, 2) + np.diag(known) + trust
+        score = np.einsum("kpb,kb->kp", flat, left * weight) + known * (mean - theta)
+        step = np.linalg.solve(information, score[..., None])[..., 0]
+        value = -(left**2 @ weight) - (known * (theta - mean) ** 2).sum(axis=1) + (score * step).sum(axis=1)
         chosen = np.argsort(-value)[:_FOLLOWED]
-        limited = np.clip(step[chosen], -2.0 * _TRUST, 2.0 * _TRUST)
+        limited = np.clip(step[chosen], -_WIDTH * _TRUST, _WIDTH * _TRUST)
         result[number] = np.clip(theta[chosen] + limited, low, high)
     return result
 
@@ -263,7 +274,7 @@ def _likelihood(model: _Model, data: Counts) -> Floats:
 
 
 def _scored(
-    library: Library, data: Counts, theta: Floats, mean: Floats, known: Floats
+    library: Library, data: Counts, theta: Floats, mean: Floats, known: Floats, iterations: int
 ) -> tuple[Floats, Floats, Floats]:
     """Follow each start uphill; parameters (k, parameter), log likelihoods (k), standard deviations (k, parameter)."""
     low, high = _limits(library)
@@ -272,7 +283,7 @@ def _scored(
     step, going = np.zeros_like(theta), np.arange(len(theta))
     proposed = theta.copy()
     information, score = np.zeros((*theta.shape, theta.shape[1])), np.zeros_like(theta)
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         part: Counts = (data[0][going], data[1][going], data[2][:, going])
         model = _model(library, proposed[going])
         reached = _likelihood(model, part) - 0.5 * (known * (proposed[going] - mean) ** 2).sum(axis=1)
