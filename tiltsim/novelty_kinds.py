@@ -189,7 +189,7 @@ def without_b(library: Library, seed: int, number: int) -> Sample:
     return Sample(image, _centres(field))
 
 
-def scratched(library: Library, seed: int, number: int) -> Sample:
+def contaminated(library: Library, seed: int, number: int) -> Sample:
     """A lattice that is lost under contamination: smooth blobs as bright as the columns over all of it."""
     field = _changed(library, seed, number, detection=Detection())
     rng = _rng(seed, number, 4)
@@ -209,7 +209,7 @@ KINDS: dict[str, Callable[[Library, int, int], Sample]] = {
     "magnified ×1.4": magnified,
     "source ×3": blurred,
     "no B columns": without_b,
-    "contamination": scratched,
+    "contamination": contaminated,
 }
 
 
