@@ -100,7 +100,9 @@ def patches(field: UniformField, cells: float, window: float, most: int) -> list
     size = round(side / _PIXEL)
     rows, columns = field.image.shape
     if size > min(rows, columns):
-        raise SettingsError(f"cells {cells:g} do not fit into a field of {rows} × {columns} pixels; make it larger.")
+        raise SettingsError(
+            f"cells {cells:g} do not fit into a field of {rows} × {columns} pixels; make it larger."
+        )
     found: list[xr.DataArray] = []
     xy = np.column_stack([field.cells.x.values, field.cells.y.values])
     count = min(rows, columns) // size
@@ -112,8 +114,12 @@ def patches(field: UniformField, cells: float, window: float, most: int) -> list
                 # Onto the column nearest to the middle; pieces may then overlap by a part of a cell's edge at most.
                 middle = (corner + size / 2) * _PIXEL
                 nearest = xy[np.argmin(((xy - middle) ** 2).sum(axis=1))]
-                corner = np.clip(np.round(nearest / _PIXEL - (size - 1) / 2), 0, min(rows, columns) - size).astype(int)
-            found.append(field.image.isel(y=slice(corner[1], corner[1] + size), x=slice(corner[0], corner[0] + size)))
+                corner = np.clip(
+                    np.round(nearest / _PIXEL - (size - 1) / 2), 0, min(rows, columns) - size
+                ).astype(int)
+            found.append(
+                field.image.isel(y=slice(corner[1], corner[1] + size), x=slice(corner[0], corner[0] + size))
+            )
     # Spread over the field rather than from one corner.
     chosen = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))
     return [found[n] for n in chosen]
@@ -196,10 +202,12 @@ def tilt_accuracy(
     if model is None and not likelihood:
         raise SettingsError("give a model, or likelihood=True.")
     predictor = None if model is None else as_predictor(model)
-    names = [name for name, used in (("model", predictor), ("likelihood", likelihood or None)) if used is not None]
+    names = [
+        name for name, used in (("model", predictor), ("likelihood", likelihood or None)) if used is not None
+    ]
     shape = (fields, len(doses), len(cells), most_patches, 2)
     errors = {name: np.full(shape, np.nan) for name in names}
-    bound, bound_prior = np.full(shape[:3] + (2,), np.nan), np.full(shape[:3] + (2,), np.nan)
+    bound, bound_prior = (np.full((*shape[:3], 2), np.nan) for _ in range(2))
     seen = np.zeros(len(cells))
     truth: list[UniformField] = []
     side = np.sqrt(max(cells)) * library.edges["BiFeO3"] * 1.02 + 2 * library.edges["BiFeO3"]
@@ -245,7 +253,9 @@ def tilt_accuracy(
 def _turned_back(lattice: Grating, vectors: Floats) -> Floats:
     """Components along the lattice's axes of ``vectors`` (…, 2) along the image's."""
     c, s = np.cos(lattice.angle), np.sin(lattice.angle)
-    return np.stack([c * vectors[..., 0] + s * vectors[..., 1], c * vectors[..., 1] - s * vectors[..., 0]], -1)
+    return np.stack(
+        [c * vectors[..., 0] + s * vectors[..., 1], c * vectors[..., 1] - s * vectors[..., 0]], -1
+    )
 
 
 def _priors(library: Library) -> dict[str, tuple[float, float]]:
@@ -318,7 +328,13 @@ def plot_tilt_accuracy(table: xr.Dataset) -> Figure:
         for name in one.estimator.values:
             marker, colour, label = styles.get(str(name), ("^", "#009E73", str(name)))
             ax.plot(
-                one.cells_seen, one["rmse"].sel(estimator=name), marker=marker, ms=4, lw=0.8, color=colour, label=label
+                one.cells_seen,
+                one["rmse"].sel(estimator=name),
+                marker=marker,
+                ms=4,
+                lw=0.8,
+                color=colour,
+                label=label,
             )
         ax.set_xscale("log")
         ax.set_yscale("log")

@@ -129,7 +129,9 @@ def plot_bound(table: xr.Dataset) -> Figure:
     middle = table.isel(thickness=table.sizes["thickness"] // 2)
     for shade, dose in zip(np.linspace(0.65, 0.0, table.sizes["dose"]), table.dose.values, strict=True):
         one = middle.sel(dose=dose)
-        axes[0].plot(one.cells, component_rms(one["std"], "tilt"), color=str(shade), lw=1.2, label=_power(dose))
+        axes[0].plot(
+            one.cells, component_rms(one["std"], "tilt"), color=str(shade), lw=1.2, label=_power(dose)
+        )
         axes[0].plot(one.cells, component_rms(one["std_prior"], "tilt"), color=str(shade), lw=1.0, ls="--")
     axes[0].plot([], [], color="0.3", lw=1.0, ls="--", label="with prior")
     axes[0].set_xscale("log")
@@ -146,7 +148,9 @@ def plot_bound(table: xr.Dataset) -> Figure:
             label = f"{number:g} cell{'s' if number > 1 else ''}"
             ax.plot(nm, component_rms(one, name), "o-", ms=2.5, lw=1.2, color=colour, label=label)
         ax.set_xlabel("thickness (nm)", fontsize=8)
-    axes[1].legend(fontsize=6.5, frameon=False, ncols=3, columnspacing=0.8, handlelength=1.2, loc="upper center")
+    axes[1].legend(
+        fontsize=6.5, frameon=False, ncols=3, columnspacing=0.8, handlelength=1.2, loc="upper center"
+    )
     at_b = table.thickness.values[table.sizes["thickness"] // 2] / 10
     labels = (
         f"least error of a tilt component\nat {at_b:.3g} nm (mrad)",

@@ -146,9 +146,7 @@ def library_periods(
         for name in (None, *SPECIMEN):
             scores = library.scores(site, **state, derivative=name)  # type: ignore[arg-type]
             c = np.tensordot(scores.astype(np.float64), modes, (-1, 0))
-            pictures.setdefault(name or "", []).append(
-                np.real(along_y @ c @ np.swapaxes(along_x, -1, -2))
-            )
+            pictures.setdefault(name or "", []).append(np.real(along_y @ c @ np.swapaxes(along_x, -1, -2)))
             if site == "B" and name is None:  # with d, B moves
                 turn = 2j * np.pi * orders * step
                 moved = {"d_x": c * turn, "d_y": c * turn[:, None]}
@@ -216,9 +214,7 @@ def engine_derivatives(
     """
     unknown = set(aberrations) - set(ABERRATIONS)
     if unknown:
-        raise SettingsError(
-            f"aberration {min(unknown)!r} is unknown; choose among {', '.join(ABERRATIONS)}."
-        )
+        raise SettingsError(f"aberration {min(unknown)!r} is unknown; choose among {', '.join(ABERRATIONS)}.")
     edge = EDGES["BiFeO3"]
     cells = max(2 + _CELL_STEP, 2 * round(thickness / edge / 2))
     h = tilt_step_mrad
@@ -254,7 +250,7 @@ def engine_derivatives(
             ends.append(run(single, planes, shift, request)[0, 0, 1])
         slopes[name] = (ends[0] - ends[1]) / (2 * _D_STEP)
     for name in aberrations:
-        symbol, size = ABERRATIONS[name][0], _ABERRATION_STEP[ABERRATIONS[name][0]]
+        size = _ABERRATION_STEP[ABERRATIONS[name][0]]
         ends = []
         for sign in (1.0, -1.0):
             lens = replace(request.microscope, aberrations=aberration(name, sign * size))

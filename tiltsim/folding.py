@@ -41,7 +41,9 @@ class Grating:
     def turned(self, vector: Floats) -> Floats:
         """Components (…, 2) along the image's axes of what is given along the lattice's."""
         c, s = np.cos(self.angle), np.sin(self.angle)
-        return np.stack([c * vector[..., 0] - s * vector[..., 1], s * vector[..., 0] + c * vector[..., 1]], -1)
+        return np.stack(
+            [c * vector[..., 0] - s * vector[..., 1], s * vector[..., 0] + c * vector[..., 1]], -1
+        )
 
 
 @dataclass(frozen=True, eq=False)

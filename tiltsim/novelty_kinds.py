@@ -78,7 +78,9 @@ def _dose(rng: np.random.Generator) -> float:
 def _counted(values: Floats, pixel: float, rng: np.random.Generator) -> xr.DataArray:
     """Poisson noise on fractions of the beam."""
     axis = {d: (d, np.arange(n) * pixel, {"units": "Å"}) for d, n in zip("yx", values.shape, strict=True)}
-    image = xr.DataArray(values, dims=("y", "x"), coords=axis, attrs={"units": "1", "pixel_size_angstrom": pixel})
+    image = xr.DataArray(
+        values, dims=("y", "x"), coords=axis, attrs={"units": "1", "pixel_size_angstrom": pixel}
+    )
     return apply_dose(image, _dose(rng), int(rng.integers(2**31)))
 
 
@@ -156,7 +158,9 @@ def turned_45(library: Library, seed: int, number: int) -> Sample:
 def magnified(library: Library, seed: int, number: int) -> Sample:
     """A pixel size that is wrong by 1.4."""
     field = synthesize(known_recipe(library), library, seed, number)
-    image = field.image.assign_coords({d: (d, field.image[d].values * 1.4, {"units": "Å"}) for d in ("y", "x")})
+    image = field.image.assign_coords(
+        {d: (d, field.image[d].values * 1.4, {"units": "Å"}) for d in ("y", "x")}
+    )
     image.attrs = {**field.image.attrs, "pixel_size_angstrom": field.image.attrs["pixel_size_angstrom"] * 1.4}
     return Sample(image, _centres(field) * 1.4)
 

@@ -162,7 +162,9 @@ def fit_folded(
     mean, information = np.zeros(len(PARAMETERS)), np.zeros(len(PARAMETERS))
     for name, (centre, width) in (prior or {}).items():
         if name not in PARAMETERS or not width > 0:
-            raise SettingsError(f"prior {name}: give (mean, positive width) of one of {', '.join(PARAMETERS)}.")
+            raise SettingsError(
+                f"prior {name}: give (mean, positive width) of one of {', '.join(PARAMETERS)}."
+            )
         mean[PARAMETERS.index(name)], information[PARAMETERS.index(name)] = centre, 1.0 / width**2
     data = stack(folded)
     theta = _begin(library, data, mean, information).reshape(-1, len(PARAMETERS))

@@ -96,7 +96,9 @@ def test_samples_are_functions_of_their_seed(library):
     for make in (known_field, KINDS["amorphous"]):
         one, same, other = make(library, 3, 1), make(library, 3, 1), make(library, 3, 2)
         np.testing.assert_array_equal(one.image.values, same.image.values)
-        assert one.image.shape != other.image.shape or not np.array_equal(one.image.values, other.image.values)
+        assert one.image.shape != other.image.shape or not np.array_equal(
+            one.image.values, other.image.values
+        )
 
 
 def test_what_cannot_be_asked_is_refused(library):

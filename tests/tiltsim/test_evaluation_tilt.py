@@ -75,7 +75,9 @@ def test_the_likelihood_finds_the_truth_to_the_bound(library):
         errors = (found.estimate.sel(parameter=name) - value) / float(bound.sel(parameter=name))
         # The rms of 12 draws is known to 20 %.
         assert 0.4 < float(np.sqrt((errors**2).mean())) < 1.6, name
-        np.testing.assert_allclose(found["std"].sel(parameter=name), float(bound.sel(parameter=name)), rtol=0.25)
+        np.testing.assert_allclose(
+            found["std"].sel(parameter=name), float(bound.sel(parameter=name)), rtol=0.25
+        )
     np.testing.assert_allclose(found.deviance, 1.0, atol=0.15)
     assert not found.at_limit.any()
 
@@ -137,7 +139,9 @@ def test_a_bias_shows(library):
 
     table = tilt_accuracy(biased, library, cells=(9,), doses=(1e5,), fields=2, most_patches=1)
     assert float(table.rmse) == pytest.approx(3.0 / np.sqrt(2.0), rel=1e-3)
-    np.testing.assert_allclose(table["error"].isel(estimator=0).mean(("field", "patch")).squeeze(), [3.0, 0.0], atol=1e-3)
+    np.testing.assert_allclose(
+        table["error"].isel(estimator=0).mean(("field", "patch")).squeeze(), [3.0, 0.0], atol=1e-3
+    )
 
 
 def test_the_likelihood_comes_near_the_bound_on_painted_fields(library):

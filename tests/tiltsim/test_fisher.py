@@ -80,7 +80,8 @@ def test_aberrations_of_either_sign_are_opposite():
         factors = []
         for sign in (1.0, -1.0):
             settings = {
-                n: float(np.degrees(v)) if n.startswith("phi") else v for n, v in aberration(name, sign).items()
+                n: float(np.degrees(v)) if n.startswith("phi") else v
+                for n, v in aberration(name, sign).items()
             }
             assert all(abs(v) <= 180 for n, v in settings.items() if n.startswith("phi"))
             faults = ProbeFaults(source_fwhm=0.0, **settings)
