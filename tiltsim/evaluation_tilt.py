@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -14,124 +13,18 @@ from numpy.typing import NDArray
 import dcnn
 from tiltsim.errors import SettingsError
 from tiltsim.fisher import NUISANCE, tilt_bound
-from tiltsim.folding import Grating, fold, grating
+from tiltsim.folding import Grating, fold
 from tiltsim.images import apply_dose
 from tiltsim.library import Library
-from tiltsim.synth import synthesize
-from tiltsim.synth.faults import Faults
-from tiltsim.synth.labelling import true_cells
-from tiltsim.synth.probe import ProbeFaults
-from tiltsim.synth.recipe import Recipe
-from tiltsim.synth.specimen_request import SpecimenRequest
 from tiltsim.tilt_likelihood import BINS, fit_folded, in_image_axes
+from tiltsim.uniform_fields import PIXEL, SOURCE, UniformField, cells_within, patches, priors, uniform_field
 
 Floats = NDArray[np.float64]
 
 #: What tells tilts: an image and its cells (``x``, ``y`` of B columns, Å) in, a dataset with ``tilt`` (cell, component) mrad out.
 Predictor = Callable[[xr.DataArray, xr.Dataset], xr.Dataset]
 
-#: Largest tilt of a field, mrad; static disorder, pm, of every other field; pixel, Å; source, Å.
-_TILT, _DISORDER, _PIXEL, _SOURCE = 10.0, 2.0, 0.2, 0.8
-
-#: Thicknesses that are drawn, Å, where the library has them, and d relative to bulk.
-_THICKNESS, _POLAR = (50.0, 390.0), (0.2, 1.2)
-
-#: Two pixels to spare around a window.
-_SPARE = 2
-
 _STREAM = 77
-
-
-@dataclass(frozen=True, eq=False)
-class UniformField:
-    """A crystal that is the same everywhere, free of noise, and what is true of it."""
-
-    image: xr.DataArray
-    cells: xr.Dataset
-    lattice: Grating
-    tilt: Floats
-    thickness: float
-    d: Floats
-
-
-def uniform_field(library: Library, edge: float, seed: int, number: int) -> UniformField:
-    """Draw one field.
-
-    Parameters
-    ----------
-    library : Library
-    edge : float
-        Of the square image, Å.
-    seed, number : int
-        Every field is a function of the library and of these; odd ones have static disorder of 2 pm.
-    """
-    low, high = library.thickness_range
-    limit = min(_TILT, library.tilt_limit / 1.3)
-    disorder = _DISORDER * (number % 2)
-    specimen = SpecimenRequest(
-        phase="R3c", polar=_POLAR, tilt=(0.0, limit), rotation=(-3.0, 3.0), disorder_a=disorder, disorder_b=disorder,
-        thickness=(max(low * 1.02, min(_THICKNESS[0], high / 2)), min(_THICKNESS[1], high * 0.98)),
-    )  # fmt: skip
-    pixels = int(np.ceil(edge / _PIXEL))
-    recipe = Recipe(
-        title="One uniform crystal", size=(max(64, pixels),) * 2, pixel=_PIXEL, specimens=(specimen,),
-        faults=Faults(probe=ProbeFaults(source_fwhm=_SOURCE)),
-    )  # fmt: skip
-    field = synthesize(recipe, library, seed, number)
-    cells = true_cells(field.truth)
-    lattice = grating(np.column_stack([cells.x.values, cells.y.values]))
-    return UniformField(
-        field.image,
-        cells,
-        lattice,
-        cells["tilt"].values.mean(axis=0),
-        float(cells["thickness"].mean()),
-        cells["d"].values.mean(axis=0),
-    )
-
-
-def patches(field: UniformField, cells: float, window: float, most: int) -> list[xr.DataArray]:
-    """Disjoint square pieces of an image that show as many ``cells``, or one ``window`` (Å) where that is more.
-
-    The first piece lies as central as a whole number of pieces allows; a piece of a single window is centred on a B column.
-    """
-    area = float(abs(np.linalg.det(field.lattice.frame)))
-    side = max(np.sqrt(cells * area), window + _SPARE * _PIXEL)
-    size = round(side / _PIXEL)
-    rows, columns = field.image.shape
-    if size > min(rows, columns):
-        raise SettingsError(
-            f"cells {cells:g} do not fit into a field of {rows} × {columns} pixels; make it larger."
-        )
-    found: list[xr.DataArray] = []
-    xy = np.column_stack([field.cells.x.values, field.cells.y.values])
-    count = min(rows, columns) // size
-    start = (min(rows, columns) - count * size) // 2
-    for i in range(count):
-        for j in range(count):
-            corner = np.array([start + j * size, start + i * size])  # x, y
-            if side > np.sqrt(cells * area):
-                # Onto the column nearest to the middle; pieces may then overlap by a part of a cell's edge at most.
-                middle = (corner + size / 2) * _PIXEL
-                nearest = xy[np.argmin(((xy - middle) ** 2).sum(axis=1))]
-                corner = np.clip(
-                    np.round(nearest / _PIXEL - (size - 1) / 2), 0, min(rows, columns) - size
-                ).astype(int)
-            found.append(
-                field.image.isel(y=slice(corner[1], corner[1] + size), x=slice(corner[0], corner[0] + size))
-            )
-    # Spread over the field rather than from one corner.
-    chosen = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))
-    return [found[n] for n in chosen]
-
-
-def cells_within(cells: xr.Dataset, image: xr.DataArray) -> xr.Dataset:
-    """Those of ``cells`` whose B column ``image`` shows."""
-    inside = np.ones(cells.sizes["cell"], dtype=bool)
-    for name in ("x", "y"):
-        axis = image[name].values
-        inside &= (cells[name].values >= axis[0]) & (cells[name].values <= axis[-1])
-    return cells.isel(cell=np.flatnonzero(inside))
 
 
 def as_predictor(model: dcnn.Model | Predictor) -> Predictor:
@@ -211,7 +104,7 @@ def tilt_accuracy(
     seen = np.zeros(len(cells))
     truth: list[UniformField] = []
     side = np.sqrt(max(cells)) * library.edges["BiFeO3"] * 1.02 + 2 * library.edges["BiFeO3"]
-    priors = _priors(library)
+    widths = priors(library)
     for number in range(fields):
         field = uniform_field(library, max(side, 3 * window), seed, number)
         truth.append(field)
@@ -226,10 +119,10 @@ def tilt_accuracy(
                 pieces = patches(noisy_field, wanted, window, most_patches)
                 folded = [fold(piece, field.lattice, BINS) for piece in pieces]
                 seen[m] = folded[0].cells
-                for result, prior in ((bound, None), (bound_prior, priors)):
+                for result, prior in ((bound, None), (bound_prior, widths)):
                     one = tilt_bound(
                         library, tilt=tuple(along[0]), thickness=field.thickness, d=tuple(along[1]), dose_per_A2=dose,
-                        cells=folded[0].cells, source_fwhm=_SOURCE, pixel=_PIXEL,
+                        cells=folded[0].cells, source_fwhm=SOURCE, pixel=PIXEL,
                         prior={n: w for n, (_, w) in prior.items()} if prior else None,
                     )  # fmt: skip
                     # In the mean of variances, which a turn of the axes keeps.
@@ -242,7 +135,7 @@ def tilt_accuracy(
                         told = answer["tilt"].transpose("cell", "component").values.mean(axis=0)
                         errors["model"][number, k, m, p] = told - field.tilt
                 if likelihood:
-                    found = fit_folded(folded, library, prior=priors)
+                    found = fit_folded(folded, library, prior=widths)
                     told = in_image_axes(found, [field.lattice] * len(folded))["tilt"].values
                     errors["likelihood"][number, k, m, : len(pieces)] = told - field.tilt
         if progress is not None:
@@ -256,20 +149,6 @@ def _turned_back(lattice: Grating, vectors: Floats) -> Floats:
     return np.stack(
         [c * vectors[..., 0] + s * vectors[..., 1], c * vectors[..., 1] - s * vectors[..., 0]], -1
     )
-
-
-def _priors(library: Library) -> dict[str, tuple[float, float]]:
-    """Means and widths of Gaussians as wide as what :func:`uniform_field` draws."""
-    limit = min(_TILT, library.tilt_limit / 1.3)
-    low, high = library.thickness_range
-    low, high = max(low * 1.02, min(_THICKNESS[0], high / 2)), min(_THICKNESS[1], high * 0.98)
-    # A modulus that is even in 0 to limit, in any direction.
-    tilt = limit / np.sqrt(6.0)
-    d = 23.6 * float(np.sqrt((_POLAR[1] ** 3 - _POLAR[0] ** 3) / 3 / (_POLAR[1] - _POLAR[0])))
-    return {
-        "tilt_x": (0.0, tilt), "tilt_y": (0.0, tilt), "thickness": ((low + high) / 2, (high - low) / np.sqrt(12)),
-        "d_x": (0.0, d), "d_y": (0.0, d),
-    }  # fmt: skip
 
 
 def _dataset(

@@ -5,16 +5,11 @@ import pytest
 import xarray as xr
 
 import tiltsim
-from tiltsim.evaluation_tilt import (
-    cells_within,
-    patches,
-    plot_tilt_accuracy,
-    tilt_accuracy,
-    uniform_field,
-)
+from tiltsim.evaluation_tilt import plot_tilt_accuracy, tilt_accuracy
 from tiltsim.fisher import tilt_bound
 from tiltsim.folding import Grating, electrons_of, fold, grating
 from tiltsim.tilt_likelihood import BINS, fit_folded, likelihood_tilt
+from tiltsim.uniform_fields import cells_within, patches, uniform_field
 
 STATE = {"tilt": (4.1, -2.3), "thickness": 61.0, "d": (-14.0, 9.0)}
 
@@ -135,7 +130,7 @@ def test_an_oracle_with_noise_has_the_error_that_it_was_given(library):
 
 def test_a_bias_shows(library):
     def biased(image, cells):
-        return xr.Dataset({"tilt": (("cell", "component"), cells.tilt.values + [3.0, 0.0])})
+        return xr.Dataset({"tilt": (("cell", "component"), cells.tilt.values + np.array([3.0, 0.0]))})
 
     table = tilt_accuracy(biased, library, cells=(9,), doses=(1e5,), fields=2, most_patches=1)
     assert float(table.rmse) == pytest.approx(3.0 / np.sqrt(2.0), rel=1e-3)
