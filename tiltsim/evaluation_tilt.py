@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 import dcnn
 from tiltsim.errors import SettingsError
 from tiltsim.fisher import NUISANCE, tilt_bound
+from tiltsim.fisher_response import library_response
 from tiltsim.folding import Grating, fold
 from tiltsim.images import apply_dose
 from tiltsim.library import Library
@@ -104,43 +106,49 @@ def tilt_accuracy(
     seen = np.zeros(len(cells))
     truth: list[UniformField] = []
     side = np.sqrt(max(cells)) * library.edges["BiFeO3"] * 1.02 + 2 * library.edges["BiFeO3"]
-    widths = priors(library)
+    known = priors(library)
+    widths = {name: width for name, (_, width) in known.items()}
     for number in range(fields):
         field = uniform_field(library, max(side, 3 * window), seed, number)
         truth.append(field)
         along = _turned_back(field.lattice, np.stack([field.tilt, field.d]))
+        response = library_response(
+            library, tilt=tuple(along[0]), thickness=field.thickness, d=tuple(along[1])
+        )
         for k, dose in enumerate(doses):
             noise = int(np.random.default_rng([_STREAM, seed, number, k]).integers(2**31))
-            noisy = apply_dose(field.image, dose, noise)
-            noisy_field = UniformField(
-                noisy, field.cells, field.lattice, field.tilt, field.thickness, field.d
-            )
+            noisy = replace(field, image=apply_dose(field.image, dose, noise))
             for m, wanted in enumerate(cells):
-                pieces = patches(noisy_field, wanted, window, most_patches)
+                pieces = patches(noisy, wanted, window, most_patches)
                 folded = [fold(piece, field.lattice, BINS) for piece in pieces]
                 seen[m] = folded[0].cells
                 for result, prior in ((bound, None), (bound_prior, widths)):
                     one = tilt_bound(
-                        library, tilt=tuple(along[0]), thickness=field.thickness, d=tuple(along[1]), dose_per_A2=dose,
-                        cells=folded[0].cells, source_fwhm=SOURCE, pixel=PIXEL,
-                        prior={n: w for n, (_, w) in prior.items()} if prior else None,
+                        response, dose_per_A2=dose, cells=folded[0].cells, source_fwhm=SOURCE, pixel=PIXEL, prior=prior
                     )  # fmt: skip
                     # In the mean of variances, which a turn of the axes keeps.
                     result[number, k, m] = np.sqrt((one["std"].values[:2] ** 2).mean())
-                for p, piece in enumerate(pieces if predictor is not None else []):
-                    here = cells_within(field.cells, piece)
-                    assert predictor is not None
-                    answer = predictor(piece, here) if here.sizes["cell"] else None
-                    if answer is not None and answer.sizes["cell"]:
-                        told = answer["tilt"].transpose("cell", "component").values.mean(axis=0)
+                if predictor is not None:
+                    for p, piece in enumerate(pieces):
+                        told = _told(predictor, piece, cells_within(field.cells, piece))
                         errors["model"][number, k, m, p] = told - field.tilt
                 if likelihood:
-                    found = fit_folded(folded, library, prior=widths)
-                    told = in_image_axes(found, [field.lattice] * len(folded))["tilt"].values
-                    errors["likelihood"][number, k, m, : len(pieces)] = told - field.tilt
+                    found = fit_folded(folded, library, prior=known)
+                    fitted = in_image_axes(found, [field.lattice] * len(folded))["tilt"].values
+                    errors["likelihood"][number, k, m, : len(pieces)] = fitted - field.tilt
         if progress is not None:
             progress(number + 1, fields)
     return _dataset(errors, bound, bound_prior, seen, truth, cells, doses, library)
+
+
+def _told(predictor: Predictor, image: xr.DataArray, cells: xr.Dataset) -> Floats:
+    """Mean tilt (2) that a model tells of an image's cells, mrad; NaN if it says nothing."""
+    if not cells.sizes["cell"]:
+        return np.full(2, np.nan)
+    answer = predictor(image, cells)
+    if not answer.sizes["cell"]:
+        return np.full(2, np.nan)
+    return np.asarray(answer["tilt"].transpose("cell", "component").values.mean(axis=0), dtype=float)
 
 
 def _turned_back(lattice: Grating, vectors: Floats) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from tiltsim.fisher import NUISANCE, UNITS, fisher_information, inverse, model_slopes
 from tiltsim.fisher_response import SPECIMEN, library_response
@@ -38,7 +38,7 @@ def bound_table(
     ----------
     library : Library
     thicknesses : sequence of float, optional
-        Å; default eight over what the library holds.
+        Å; default twelve over what the library holds.
     doses : sequence of float
         Electrons per Å².
     cells : sequence of float
@@ -59,7 +59,7 @@ def bound_table(
     """
     low, high = library.thickness_range
     if thicknesses is None:
-        thicknesses = np.linspace(max(low, 30.0), high, 8)
+        thicknesses = np.linspace(max(low, 30.0), high, 12)
     tilts = [(0.0, 0.0)] + [
         (m * np.cos(np.radians(a)), m * np.sin(np.radians(a))) for m in _MODULI[1:] for a in _DIRECTIONS
     ]
@@ -136,6 +136,7 @@ def plot_bound(table: xr.Dataset) -> Figure:
     axes[0].plot([], [], color="0.3", lw=1.0, ls="--", label="with prior")
     axes[0].set_xscale("log")
     axes[0].set_xticks(table.cells.values)
+    axes[0].xaxis.set_minor_locator(NullLocator())
     axes[0].set_xlabel("averaged cells", fontsize=8)
     axes[0].legend(title="dose (e/Å²)", fontsize=6.5, title_fontsize=6.5, frameon=False)
     at_dose = table.isel(dose=table.sizes["dose"] // 2)
