@@ -62,18 +62,18 @@ class Library:
         """Names of the materials, in the order of their numbers."""
         return tuple(self.edges)
 
-    @property
+    @cached_property
     def tilt_limit(self) -> float:
         """Largest tilt along x and along y, mrad."""
         return float(self.dataset.tilt_x[-1])
 
-    @property
+    @cached_property
     def thickness_range(self) -> tuple[float, float]:
         """Least and largest thickness that all materials have, Å."""
         cells = self.dataset.cells.values
         return float(cells[0] * max(self.edges.values())), float(cells[-1] * min(self.edges.values()))
 
-    @property
+    @cached_property
     def d_limit(self) -> float:
         """Largest |d| along x and along y, pm."""
         return float(self.dataset.d_x[-1] * (1.0 + _BEYOND))
@@ -152,14 +152,9 @@ class Library:
             (tilt[..., 0], tilt[..., 1], thickness, d[..., 0], d[..., 1], samarium)
         ):
             states[:, column] = np.broadcast_to(values, shape).ravel()
-        data = self.dataset
         edge = np.array(list(self.edges.values()))[number]
         self._check(states, edge)
-        # From units to steps between nodes.
-        first = np.array([float(data[n][0]) for n in ("tilt_x", "tilt_y", "cells")] + [0.0, 0.0, 0.0])
-        step = np.array(
-            [float(data[n][1] - data[n][0]) for n in ("tilt_x", "tilt_y", "cells", "d_x", "d_y")] + [1.0]
-        )
+        first, step = self._nodes
         states[:, 2] /= edge
         places = (states - first) / step
         which = -1 if derivative is None else list(PARAMETERS).index(derivative)
@@ -169,8 +164,23 @@ class Library:
             result /= step[which] * (edge[:, None] if derivative == "thickness" else 1.0)
         return result.reshape(*shape, -1)
 
+    @cached_property
+    def _nodes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """First node and step along each axis of a state: from units to steps between nodes."""
+        data = self.dataset
+        first = np.array([float(data[n][0]) for n in ("tilt_x", "tilt_y", "cells")] + [0.0, 0.0, 0.0])
+        step = np.array(
+            [float(data[n][1] - data[n][0]) for n in ("tilt_x", "tilt_y", "cells", "d_x", "d_y")] + [1.0]
+        )
+        return first, step
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Least and largest thickness, cells."""
+        return np.asarray(self.dataset.cells.values[[0, -1]])
+
     def _check(self, states: NDArray[np.float64], edge: NDArray[np.float64]) -> None:
-        cells = self.dataset.cells.values[[0, -1]]
+        cells = self._ends
         limits = (
             ("tilt_x", -self.tilt_limit, self.tilt_limit, "mrad"),
             ("tilt_y", -self.tilt_limit, self.tilt_limit, "mrad"),
