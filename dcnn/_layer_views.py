@@ -104,7 +104,7 @@ def plot_activations(views: xr.Dataset, maps: int = _MAPS) -> Figure:
 
 def _shown(quantities: list[str]) -> list[str]:
     """Two quantities whose responses tell most: d and tilt along x where both are there."""
-    wanted = [q for q in ("d_x", "tilt_x") if q in quantities]
+    wanted: list[str] = [q for q in ("d_x", "tilt_x") if q in quantities]
     return wanted if len(wanted) == 2 else quantities[:2]
 
 

@@ -133,7 +133,7 @@ def plot_centred(result: xr.Dataset, component: str = "x") -> Figure:
     end = limit(np.concatenate(list(off.values())))
     norm = Normalize(-end, end)
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1))  # type: ignore[misc]
     axes = upper.subplots(1, 4, sharex=True, sharey=True)
     panels = (("B", "d_fit", "column fit"), *((way, "d", name) for way, name in WAYS.items()))
     for ax, letter, (way, name, title) in zip(axes, "abcd", panels, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import dcnn
 from tiltsim.library import Library
@@ -102,7 +103,9 @@ def plot_maps(result: xr.Dataset, component: str = "x") -> Figure:
         ("fit − truth", fit - true, off, "fit"),
     )
     figure = Figure(figsize=(WIDTH, 1.42 * len(rows) + 0.75), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     axes = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
     drawn: dict[int, Any] = {}
     for i, samarium in enumerate(rows):

@@ -121,7 +121,12 @@ class NetworkStudy:
 
     def training(self, windows: dcnn.Windows, **changes: Any) -> dcnn.TrainSettings:
         """How networks of these studies are trained."""
-        given = {"network": self.network, "epochs": self.epochs, "seed": self.seed, "device": self.device}
+        given: dict[str, Any] = {
+            "network": self.network,
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "device": self.device,
+        }
         return dcnn.TrainSettings(windows=windows, **(given | changes))
 
 
