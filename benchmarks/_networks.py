@@ -59,8 +59,8 @@ TRAININGS = {
     ),
     "dense": Training(
         "fully convolutional, truth, on the zone axis",
-        700,
-        _settings(network="dense", epochs=24, batch_size=3, learning_rate=1.5e-3),
+        300,
+        _settings(network="dense", epochs=14, batch_size=2),
     ),
     "naive": Training(
         "baseline CNN on B columns, labels fitted, any tilt to 12 mrad",
