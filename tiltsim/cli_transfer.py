@@ -51,9 +51,6 @@ def transfer(
     check_folder(out)
     start = dcnn.load(model)
     settings = fine_tuning(start, epochs=epochs, seed=seed, device=device)
-    scratch = dcnn.TrainSettings(
-        windows=settings.windows, network=settings.network, epochs=epochs, seed=seed, device=device
-    )
     with console.status("fitting columns"):
         m = measure_file(image, MeasureOptions(pixel_size, lattice_parameter, zone=zone, dataset=dataset))
     cells = m.unit_cells
@@ -69,9 +66,7 @@ def transfer(
             if kind == "fine-tuned" and share == max(wanted) and repeat == 0:
                 dcnn.save(network, folder / "model.safetensors")
 
-        study = transfer_study(
-            m.image, cells, start, settings, wanted, scratch=scratch, repeats=repeats, keep=keep
-        )
+        study = transfer_study(m.image, cells, start, settings, wanted, repeats=repeats, keep=keep)
         study.attrs |= {"image": image.name, "model": model.name}
         analysis.write_dataset(study, folder / "transfer.nc")
         analysis.save(plot_transfer(study), folder / "transfer")
