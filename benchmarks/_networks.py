@@ -60,7 +60,7 @@ TRAININGS = {
     "dense": Training(
         "fully convolutional, truth, on the zone axis",
         300,
-        _settings(network="dense", epochs=12, batch_size=2),
+        _settings(network="dense", epochs=14, batch_size=16),
     ),
     "naive": Training(
         "baseline CNN on B columns, labels fitted, any tilt to 12 mrad",

@@ -200,8 +200,11 @@ class MapSamples:
 
     @property
     def side(self) -> int:
-        """Outputs along a crop: 66 Å, or what the smallest image has."""
-        return min(33, *(min(m.shape[:2]) for m in self.maps))
+        """Outputs along a crop: 34 Å, or what the smallest image has.
+
+        Not more: d hardly varies within a domain, and a step on few large crops would know few d.
+        """
+        return min(17, *(min(m.shape[:2]) for m in self.maps))
 
     def __len__(self) -> int:
         """Crops of an epoch."""

@@ -92,7 +92,7 @@ def train(
     batch: Annotated[
         int | None,
         typer.Option(
-            help="Sub-images a step.", show_default="64 for an image, 512 for fields; 8 crops for dense"
+            help="Sub-images a step.", show_default="64 for an image, 512 for fields; 16 crops for dense"
         ),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", show_default="0.002")] = None,
@@ -146,7 +146,7 @@ def train(
         targets=("d", "tilt", "thickness") if tilt else ("d",),
         epochs=epochs or (60 if experiment else 12),
         batch_size=batch
-        or (8 if network == "dense" else 64 if experiment else 1024 if network == "context" else 512),
+        or (16 if network == "dense" else 64 if experiment else 1024 if network == "context" else 512),
         learning_rate=learning_rate or (1e-3 if network == "context" else 2e-3) * (0.3 if given else 1.0),
         weight_decay=0.3 if experiment else 0.01,
         seed=seed,
