@@ -13,11 +13,17 @@ import dcnn
 from tiltsim.cli_options import DatasetName, Device, Lattice, Out, PixelSize, Zone, console
 from tiltsim.cli_train import measured_file
 from tiltsim.output import check_folder, complete_folder, write_json
+from tiltsim.pretrained import MODELS, model_path
 from tiltsim.progress import progress_bars
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Weights written by `tiltsim train` or `tiltsim study`.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help=f"Weights written by `tiltsim train` or `tiltsim study`; or {', '.join(MODELS)}, which comes with tiltsim."
+        ),
+    ],
     image: Annotated[Path, typer.Argument(help="A micrograph.")],
     out: Out = Path("out/predict"),
     pixel_size: PixelSize = None,
@@ -34,11 +40,13 @@ def predict(
     Leaves predicted_cells.nc, with the columns of fitted cells; for dense and sliding networks also predicted_map.nc; a
     picture; and summary.json, which says how far the image is from anything the network was calibrated on.
 
+    Example: tiltsim predict tilt-aware film.dm4 --lattice-parameter 3.96 --out out/predicted
+
     Example: tiltsim predict out/net/model.safetensors other.dm4 --lattice-parameter 3.96 --out out/predicted
     """
     start = time.perf_counter()
     check_folder(out)
-    network = dcnn.load(model)
+    network = dcnn.load(model_path(model))
     centred = network.windows.mode == "centred" and network.settings.network != "dense"
     centres = None
     if centred or lattice_parameter is not None:
@@ -60,7 +68,7 @@ def predict(
     d = cells.d.values
     summary: dict[str, Any] = {
         "image": image.name,
-        "model": model.name,
+        "model": Path(model).name,
         "cells": int(cells.sizes["cell"]),
         "d_mean_pm": d.mean(axis=0),
         "d_std_pm": d.std(axis=0),

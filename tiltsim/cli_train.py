@@ -19,6 +19,7 @@ from tiltsim.cli_options import DatasetName, Device, Lattice, Out, PixelSize, Zo
 from tiltsim.errors import SettingsError
 from tiltsim.measuring import MeasureOptions, measure_file
 from tiltsim.output import check_folder, complete_folder, make_folder, write_json
+from tiltsim.pretrained import MODELS, model_path
 from tiltsim.progress import Bars, progress_bars
 from tiltsim.synth.labelling import Labelled, SetFields, SynthesizedFields, check_labels
 from tiltsim.synth.recipe import RECIPES, load_recipe
@@ -84,7 +85,11 @@ def train(
     ] = None,
     fields: Annotated[int, typer.Option(min=2, help="Fields to make of a recipe, for training.")] = 2000,
     start: Annotated[
-        Path | None, typer.Option(help="A model to train further, e.g. on an experiment.", show_default=False)
+        str | None,
+        typer.Option(
+            help=f"A model to train further, e.g. on an experiment: a file, or {', '.join(MODELS)}.",
+            show_default=False,
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes, at most.", show_default="60 for an image, 12 for fields")
@@ -128,7 +133,7 @@ def train(
     check_labels(labels)
     if tilt and start is None and labels == "fit":
         raise SettingsError("--tilt needs fields with truth; fits of columns know no tilt.")
-    given = dcnn.load(start) if start is not None else None
+    given = dcnn.load(model_path(start)) if start is not None else None
     if given is not None and tuple(given.targets) != (("d", "tilt", "thickness") if tilt else ("d",)):
         raise SettingsError(
             f"--start {start} learned {', '.join(given.targets)}; {'leave --tilt out' if tilt else 'add --tilt'}."

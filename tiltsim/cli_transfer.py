@@ -16,6 +16,7 @@ from tiltsim.cli_options import DatasetName, Device, Lattice, Out, PixelSize, Zo
 from tiltsim.errors import SettingsError
 from tiltsim.measuring import MeasureOptions, measure_file
 from tiltsim.output import check_folder, complete_folder, write_json
+from tiltsim.pretrained import MODELS, model_path
 from tiltsim.progress import progress_bars
 from tiltsim.transfer import TRAININGS, best_map, fine_tuning, transfer_study
 from tiltsim.transfer_plots import plot_transfer
@@ -23,7 +24,10 @@ from tiltsim.transfer_plots import plot_transfer
 
 def transfer(
     image: Annotated[Path, typer.Argument(help="A measured image; its own fitted cells are the labels.")],
-    model: Annotated[Path, typer.Argument(help="The pre-trained network, written by `tiltsim train`.")],
+    model: Annotated[
+        str,
+        typer.Argument(help=f"The pre-trained network: a file of `tiltsim train`, or {', '.join(MODELS)}."),
+    ],
     out: Out = Path("out/transfer"),
     shares: Annotated[
         str,
@@ -49,7 +53,7 @@ def transfer(
     begin = time.perf_counter()
     wanted = _numbers(shares)
     check_folder(out)
-    start = dcnn.load(model)
+    start = dcnn.load(model_path(model))
     settings = fine_tuning(start, epochs=epochs, seed=seed, device=device)
     with console.status("fitting columns"):
         m = measure_file(image, MeasureOptions(pixel_size, lattice_parameter, zone=zone, dataset=dataset))
@@ -67,13 +71,13 @@ def transfer(
                 dcnn.save(network, folder / "model.safetensors")
 
         study = transfer_study(m.image, cells, start, settings, wanted, repeats=repeats, keep=keep)
-        study.attrs |= {"image": image.name, "model": model.name}
+        study.attrs |= {"image": image.name, "model": Path(model).name}
         analysis.write_dataset(study, folder / "transfer.nc")
         analysis.save(plot_transfer(study), folder / "transfer")
         write_json(
             {
                 "image": image.name,
-                "model": model.name,
+                "model": Path(model).name,
                 **summary(study),
                 "seconds": time.perf_counter() - begin,
             },

@@ -18,6 +18,7 @@ import dcnn
 from tiltsim.errors import SettingsError
 from tiltsim.evaluation import patches
 from tiltsim.evaluation.fields import Sight
+from tiltsim.pretrained import MODELS, model_path
 
 Kind = Literal["fit", "dcnn", "onnx", "torch", "callable", "estimator"]
 
@@ -130,7 +131,8 @@ def estimators(
 def _from_text(text: str, windows: dcnn.Windows, name: str | None, device: str) -> Estimator:
     if text == "fit":
         return Estimator(name or "fit", "fit", _fit, "fit", {"what": "column fitting, analysis.measure"})
-    path = Path(text)
+    name = name or (text if text in MODELS else None)
+    path = model_path(text)
     suffix = path.suffix.lower()
     if ":" in text and suffix not in (".safetensors", ".onnx", ".pt2"):
         found, label = patches.imported(text), name or text.rpartition(":")[2]
