@@ -37,7 +37,7 @@ from tiltsim.network_studies import (
 from tiltsim.network_studies.fields import matched
 from tiltsim.network_studies.judging import fit_score, held_out_score, judge, learn, scatter, score
 
-SMALL = NetworkStudy(labels="truth", dose_per_A2=1e5, thickness=60.0, size=320, epochs=12, seed=1)
+SMALL = NetworkStudy(labels="truth", dose_per_A2=1e5, thickness=60.0, size=448, epochs=20, seed=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,7 +124,7 @@ def test_cells_without_truth_are_left_out(field):
 
 def test_networks_learn_the_truth_better_than_fits_find_it(field):
     """Fits sit off iron even on the zone axis; a network taught the truth has no such error."""
-    model = learn([field], SMALL, dcnn.Windows(), epochs=40)
+    model = learn([field], SMALL, dcnn.Windows(), epochs=40)  # some 200 steps
     result = judge(model, field)
     right = result.isel(cell=np.flatnonzero(result.subset.values == "test"))
     line = result.attrs["split_x_angstrom"]
