@@ -115,7 +115,7 @@ def plot_attribution(views: xr.Dataset) -> Figure:
         A row a method; shares written in are those on the columns of each site.
     """
     targets = [str(t) for t in views.target.values]
-    figure = Figure(figsize=(7.1, 4.1), layout="constrained", dpi=200)
+    figure = Figure(figsize=(7.1, 3.9), layout="constrained", dpi=200)
     wide = [1.0, *[1.0] * len(targets)]
     axes = figure.subplots(2, 1 + len(targets), sharex=True, sharey=True, width_ratios=wide, squeeze=False)
     half = float(views.col[-1]) + float(views.col[1] - views.col[0]) / 2
@@ -126,7 +126,8 @@ def plot_attribution(views: xr.Dataset) -> Figure:
     _mark(axes[0, 0], views, named=True)
     for row, method in enumerate(_METHODS):
         of_method = views.sel(approach=method)
-        end = 100 * float(np.abs(of_method["share"]).max())
+        # A few samples on the columns would make everything between them look empty.
+        end = 100 * float(np.quantile(np.abs(of_method["share"]), 0.99))
         signed = method == "integrated_gradients"
         for column, target in enumerate(targets, 1):
             ax, one = axes[row, column], of_method.sel(target=target)
@@ -136,11 +137,15 @@ def plot_attribution(views: xr.Dataset) -> Figure:
             _mark(ax, views, colour="k" if signed else "w")
             letter = "bcdefghijk"[row * len(targets) + column - 1]
             ax.set_title(f"({letter}) {SYMBOLS[target][0]}", fontsize=_FONT, loc="left")
-            text = ", ".join(
-                f"{s} {100 * float(v):.0f} %" for s, v in zip(one.site.values, one.on_site, strict=True)
-            )
-            ax.set_title(text.replace("-", "−"), fontsize=_FONT - 2, loc="right")
-        bar = figure.colorbar(picture, ax=axes[row, :], pad=0.01, aspect=14)
+            shares = zip(one.site.values, one.on_site.values, strict=True)
+            text = ", ".join(f"{site} {round(100 * float(value))} %" for site, value in shares)
+            ax.text(
+                0.5, 0.03, text.replace("-", "−"), transform=ax.transAxes, ha="center", fontsize=_FONT - 2,
+                bbox={"facecolor": "w", "alpha": 0.85, "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+        bar = figure.colorbar(
+            picture, ax=axes[row, :], pad=0.01, aspect=14, extend="both" if signed else "max"
+        )
         bar.set_label(f"{_NAMES[method]}\n(% of the answer per Å²)", fontsize=_FONT - 1)
         bar.ax.tick_params(labelsize=_FONT - 1)
     for ax in axes.flat:

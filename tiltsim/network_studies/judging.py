@@ -97,17 +97,6 @@ def held_out_score(fields: Sequence[xr.Dataset], name: str = "d") -> Score:
     )
 
 
-def fit_score(fields: Sequence[StudyField], windows: dcnn.Windows | None = None) -> Score:
-    """Score of column fits themselves, on the cells on which a network with ``windows`` on B columns is tested."""
-    windows = windows or dcnn.Windows()
-    d, truth = [], []
-    for field in fields:
-        right = dcnn.split(field.cells, windows, dcnn.split_line(field.image)) == "test"
-        d.append(field.cells["d_fit"].values[right])
-        truth.append(field.cells["d_true"].values[right])
-    return score(np.concatenate(d), np.concatenate(truth))
-
-
 def scatter(fields: Sequence[xr.Dataset], name: str = "d") -> float:
     """Error of a component, pm, that is left when d is calibrated: corrected by the best linear map to the truth.
 
