@@ -115,15 +115,17 @@ def plot_attribution(views: xr.Dataset) -> Figure:
         A row a method; shares written in are those on the columns of each site.
     """
     targets = [str(t) for t in views.target.values]
-    figure = Figure(figsize=(7.1, 3.9), layout="constrained", dpi=200)
+    figure = Figure(figsize=(7.1, 3.5), layout="constrained", dpi=200)
     wide = [1.0, *[1.0] * len(targets)]
     axes = figure.subplots(2, 1 + len(targets), sharex=True, sharey=True, width_ratios=wide, squeeze=False)
     half = float(views.col[-1]) + float(views.col[1] - views.col[0]) / 2
     box = (-half, half, half, -half)
     axes[0, 0].imshow(views["mean"], cmap="gray", extent=box)
     axes[0, 0].set_title("(a) mean window", fontsize=_FONT, loc="left")
-    axes[1, 0].set_visible(False)
     _mark(axes[0, 0], views, named=True)
+    axes[1, 0].axis("off")
+    marks = axes[0, 0].get_legend_handles_labels()
+    axes[1, 0].legend(*marks, fontsize=_FONT - 1, loc="upper center", frameon=False, labelcolor="k")
     for row, method in enumerate(_METHODS):
         of_method = views.sel(approach=method)
         # A few samples on the columns would make everything between them look empty.
@@ -140,7 +142,7 @@ def plot_attribution(views: xr.Dataset) -> Figure:
             shares = zip(one.site.values, one.on_site.values, strict=True)
             text = ", ".join(f"{site} {round(100 * float(value))} %" for site, value in shares)
             ax.text(
-                0.5, 0.03, text.replace("-", "−"), transform=ax.transAxes, ha="center", fontsize=_FONT - 2,
+                0.5, 0.05, text.replace("-", "−"), transform=ax.transAxes, ha="center", fontsize=_FONT - 2,
                 bbox={"facecolor": "w", "alpha": 0.85, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
         bar = figure.colorbar(
@@ -159,7 +161,7 @@ def plot_attribution(views: xr.Dataset) -> Figure:
     return figure
 
 
-def _mark(ax: Axes, views: xr.Dataset, *, colour: str = "y", named: bool = False) -> None:
+def _mark(ax: Axes, views: xr.Dataset, *, colour: str = "goldenrod", named: bool = False) -> None:
     """Columns' places."""
     for site in views.site.values:
         at = views["place"].values[views["column_site"].values == site]
@@ -167,5 +169,3 @@ def _mark(ax: Axes, views: xr.Dataset, *, colour: str = "y", named: bool = False
             *at.T, ls="", marker=_MARKS.get(str(site), "D"), mfc="none", mec=colour, ms=4, mew=0.7,
             label=f"{site} column" if named else None,
         )  # fmt: skip
-    if named:
-        ax.legend(fontsize=_FONT - 2, loc="upper center", bbox_to_anchor=(0.5, -0.35), frameon=False)

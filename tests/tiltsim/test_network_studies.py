@@ -64,9 +64,8 @@ def table(d, truth, subset=None):
 
 
 def drawn(figure, folder, name):
-    files = analysis.save_figure(figure, folder / name)
-    assert [f.suffix for f in files] == [".png", ".svg", ".pdf"]
-    assert all(f.stat().st_size > 5000 for f in files)
+    (file,) = analysis.save_figure(figure, folder / name, formats=("png",))
+    assert file.stat().st_size > 5000
 
 
 def test_scores_are_those_of_known_errors():
@@ -188,13 +187,14 @@ def test_cross_training(library, tmp_path):
     drawn(plot_cross(result), tmp_path, "cross")
 
 
+@pytest.mark.slow
 def test_centred_and_elsewhere(library, tmp_path):
     result = centred_study(SMALL, library, doses=(1e5,))
     assert list(result.way_tested.values) == ["B", "A", "sliding"]
-    # Each window's way has its places: on A columns they lie half a cell off the B columns.
+    # Each way has its places: A columns lie half a diagonal, 2.8 Å, off B columns, less what d brings the nearest closer.
     at = {w: result.isel(cell=np.flatnonzero(result.way.values == w)) for w in ("B", "A")}
     on_b, on_a = (np.column_stack([at[w].x.values, at[w].y.values]) for w in ("B", "A"))
-    assert np.median(cKDTree(on_b).query(on_a)[0]) == pytest.approx(2.8, abs=0.2)
+    assert np.median(cKDTree(on_b).query(on_a)[0]) == pytest.approx(2.55, abs=0.2)
     for way in ("B", "A"):
         assert float(result.r2.sel(way_tested=way, dose=1e5)) > 0.5
     drawn(plot_centred(result), tmp_path, "centred")
@@ -203,18 +203,18 @@ def test_centred_and_elsewhere(library, tmp_path):
 @pytest.fixture(scope="module")
 def looked(library):
     study = NetworkStudy(labels="truth", dose_per_A2=1e5, thickness=60.0, epochs=15, seed=1)
-    model = fresh_model(study, library, 10)
-    return model, windows_of(model, tilted_fields(study, library, 6, first=1000))
+    model = fresh_model(study, library, 8)
+    return model, windows_of(model, tilted_fields(study, library, 4, first=1000))
 
 
 def test_features_and_saliency(looked, tmp_path):
     model, windowed = looked
     assert model.targets == ("d", "tilt")
     assert np.ptp(windowed.labels["tilt_x"]) > 5.0
-    views = features_study(model, windowed)
+    views = features_study(model, windowed, cells=300)
     assert float(views.r2.sel(layer="dense1", quantity="d_x")) > 0.8
     drawn(plot_features(views), tmp_path, "features")
-    maps = saliency_study(model, windowed, cells=80)
+    maps = saliency_study(model, windowed, cells=50)
     read = maps.on_site.sel(approach="integrated_gradients")
     # Windows stand on B, so that d is where A columns lie.
     assert (read.sel(target=["d_x", "d_y"], site="A") > 0.6).all()
