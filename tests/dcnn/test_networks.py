@@ -51,8 +51,8 @@ def settings_for(network, **more):
     return TrainSettings(
         network=network,
         targets=TARGETS,
-        epochs={"dense": 24, "context": 12, "residual": 4}.get(network, 5),
-        batch_size={"dense": 2, "context": 256}.get(network, 64),
+        epochs={"dense": 9, "context": 12, "residual": 4}.get(network, 5),
+        batch_size={"dense": 4, "context": 256}.get(network, 64),
         learning_rate=2e-3,
         weight_decay=0.01,
         train_fraction=1.0,
