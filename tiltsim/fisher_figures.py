@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from tiltsim.fisher import NUISANCE, UNITS, fisher_information, inverse, model_slopes
@@ -58,17 +59,16 @@ def bound_table(
         with the prior; ``direction`` numbers the tilts of 0 to 8 mrad that were looked at, with ``tilt_x`` and ``tilt_y``.
     """
     low, high = library.thickness_range
-    if thicknesses is None:
-        thicknesses = np.linspace(max(low, 30.0), high, 12)
+    places = np.linspace(max(low, 30.0), high, 12) if thicknesses is None else np.asarray(thicknesses, float)
     tilts = [(0.0, 0.0)] + [
         (m * np.cos(np.radians(a)), m * np.sin(np.radians(a))) for m in _MODULI[1:] for a in _DIRECTIONS
     ]
     priors = dict(prior) if prior is not None else {"tilt_x": 4.0, "tilt_y": 4.0}
     parameters = [*SPECIMEN, *nuisance]
     added = np.diag([1.0 / priors[p] ** 2 if p in priors else 0.0 for p in parameters])
-    shape = (len(thicknesses), len(tilts), len(doses), len(cells), len(parameters))
+    shape = (len(places), len(tilts), len(doses), len(cells), len(parameters))
     std, with_prior = np.empty(shape), np.empty(shape)
-    for i, thickness in enumerate(thicknesses):
+    for i, thickness in enumerate(places):
         for j, tilt in enumerate(tilts):
             response = library_response(library, tilt=tilt, thickness=float(thickness), d=d)
             image, slopes = model_slopes(response, parameters, source_fwhm=source_fwhm)
@@ -86,7 +86,7 @@ def bound_table(
             "std_prior": (dims, with_prior, {"long_name": "least standard deviation with a prior"}),
         },
         coords={
-            "thickness": ("thickness", np.asarray(thicknesses, dtype=float), {"units": "Å"}),
+            "thickness": ("thickness", places, {"units": "Å"}),
             "tilt_x": ("direction", [t[0] for t in tilts], {"units": "mrad"}),
             "tilt_y": ("direction", [t[1] for t in tilts], {"units": "mrad"}),
             "dose": ("dose", np.asarray(doses, dtype=float), {"units": "e/Å²"}),
@@ -106,7 +106,7 @@ def bound_table(
 def component_rms(values: xr.DataArray, name: str) -> xr.DataArray:
     """Root mean square over the x and y of parameter ``name`` ("tilt" or "d") and over directions of tilt."""
     both = values.sel(parameter=[f"{name}_x", f"{name}_y"]) ** 2
-    return np.sqrt(both.mean([d for d in ("parameter", "direction") if d in both.dims]))
+    return both.mean([d for d in ("parameter", "direction") if d in both.dims]) ** 0.5
 
 
 def plot_bound(table: xr.Dataset) -> Figure:
@@ -124,13 +124,13 @@ def plot_bound(table: xr.Dataset) -> Figure:
         Tilt and (c) d against thickness at the middle dose, one line a number of cells, the band from the best to the
         worst direction of tilt.
     """
-    figure = Figure(figsize=(7.1, 2.6), layout="constrained")
+    figure = Figure(figsize=(7.1, 2.6), layout=ConstrainedLayoutEngine(wspace=0.06))
     axes = figure.subplots(1, 3)
     middle = table.isel(thickness=table.sizes["thickness"] // 2)
     for shade, dose in zip(np.linspace(0.65, 0.0, table.sizes["dose"]), table.dose.values, strict=True):
         one = middle.sel(dose=dose)
         axes[0].plot(
-            one.cells, component_rms(one["std"], "tilt"), color=str(shade), lw=1.2, label=_power(dose)
+            one.cells, component_rms(one["std"], "tilt"), color=str(shade), lw=1.2, label=in_powers(dose)
         )
         axes[0].plot(one.cells, component_rms(one["std_prior"], "tilt"), color=str(shade), lw=1.0, ls="--")
     axes[0].plot([], [], color="0.3", lw=1.0, ls="--", label="with prior")
@@ -155,8 +155,8 @@ def plot_bound(table: xr.Dataset) -> Figure:
     at_b = table.thickness.values[table.sizes["thickness"] // 2] / 10
     labels = (
         f"least error of a tilt component\nat {at_b:.3g} nm (mrad)",
-        f"least error of a tilt component\nat {_power(float(at_dose.dose))} e/Å² (mrad)",
-        f"least error of a $d$ component\nat {_power(float(at_dose.dose))} e/Å² (pm)",
+        f"least error of a tilt component\nat {in_powers(float(at_dose.dose))} e/Å² (mrad)",
+        f"least error of a $d$ component\nat {in_powers(float(at_dose.dose))} e/Å² (pm)",
     )
     for letter, ax, label in zip("abc", axes, labels, strict=True):
         _tidy(ax, letter, label)
@@ -175,7 +175,7 @@ def _tidy(ax: Axes, letter: str, label: str) -> None:
     ax.grid(alpha=0.25, linewidth=0.4)
 
 
-def _power(dose: float) -> str:
+def in_powers(dose: float) -> str:
     """A dose as the field writes it, 4·10⁴."""
     exponent = int(np.floor(np.log10(dose) + 1e-9))
     mantissa = dose / 10.0**exponent

@@ -156,7 +156,7 @@ def fold(image: xr.DataArray, lattice: Grating, bins: int) -> Folded:
     index = (whole[:, 1].astype(int) % bins) * bins + whole[:, 0].astype(int) % bins
 
     def gathered(values: Floats) -> Floats:
-        return np.bincount(index, values, bins**2).reshape(bins, bins)
+        return np.asarray(np.bincount(index, values, bins**2).reshape(bins, bins), dtype=float)
 
     number = gathered(np.ones(len(found)))
     apart = (place - whole) / bins

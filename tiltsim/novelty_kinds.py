@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -46,10 +47,10 @@ def known_recipe(library: Library) -> Recipe:
         thick = (max(50.0, low), min(390.0, high))
         if thick[0] >= 0.9 * thick[1] or low > 40.0 or high < 390.0:
             thick = (low + 0.1 * (high - low), high - 0.1 * (high - low))
-        changes = {"thickness": thick, "tilt": (0.0, min(12.0, 0.75 * library.tilt_limit))}
+        changes: dict[str, Any] = {"thickness": thick, "tilt": (0.0, min(12.0, 0.75 * library.tilt_limit))}
         if library.tilt_limit < 15.0:
             changes |= {"lean_scale": 0.0, "bending": 0.0}
-        kinds.append(replace(kind, **changes))  # type: ignore[arg-type]
+        kinds.append(replace(kind, **changes))
     return replace(recipe, specimens=tuple(kinds), size=(_SIZE, _SIZE))
 
 
