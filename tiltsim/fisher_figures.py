@@ -142,12 +142,12 @@ def plot_bound(table: xr.Dataset) -> Figure:
     at_dose = table.isel(dose=table.sizes["dose"] // 2)
     for ax, name in ((axes[1], "tilt"), (axes[2], "d")):
         for number, colour in zip(table.cells.values, _COLOURS, strict=False):
-            one = at_dose["std"].sel(cells=number)
-            both = np.sqrt((one.sel(parameter=[f"{name}_x", f"{name}_y"]) ** 2).mean("parameter"))
-            nm = one.thickness / 10
+            bound = at_dose["std"].sel(cells=number)
+            both = (bound.sel(parameter=[f"{name}_x", f"{name}_y"]) ** 2).mean("parameter") ** 0.5
+            nm = bound.thickness / 10
             ax.fill_between(nm, both.min("direction"), both.max("direction"), color=colour, alpha=0.2, lw=0)
             label = f"{number:g} cell{'s' if number > 1 else ''}"
-            ax.plot(nm, component_rms(one, name), "o-", ms=2.5, lw=1.2, color=colour, label=label)
+            ax.plot(nm, component_rms(bound, name), "o-", ms=2.5, lw=1.2, color=colour, label=label)
         ax.set_xlabel("thickness (nm)", fontsize=8)
     axes[1].legend(
         fontsize=6.5, frameon=False, ncols=3, columnspacing=0.8, handlelength=1.2, loc="upper center"
