@@ -30,10 +30,10 @@ lint: env ## style, types, layering
 	$(BIN)/lint-imports
 
 test: lint ## everything that must hold, in minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint ## and the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: env ## every benchmark, JSON into out/benchmarks
 	mkdir -p out/benchmarks

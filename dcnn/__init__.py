@@ -5,13 +5,15 @@ of Nelson et al., npj Comput. Mater. 7, 149 (2021). Everywhere d = mean of the s
 column, in pm, x right and y down; positions in Å.
 """
 
+from dcnn._calibrating import calibrate
 from dcnn._errors import ModelError
-from dcnn._labels import labelled_windows, split, split_line
+from dcnn._labels import labelled_windows, split, split_line, with_columns
 from dcnn._model import Model, load, save
 from dcnn._plotting import plot_learning_curve, plot_prediction, plot_split_maps
-from dcnn._prediction import evaluate_split, predict
+from dcnn._prediction import evaluate_split, predict, predict_map
 from dcnn._settings import TrainSettings
 from dcnn._training import train
+from dcnn._window_sizes import window_angstrom
 from dcnn._windows import Windows, sub_images
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "ModelError",
     "TrainSettings",
     "Windows",
+    "calibrate",
     "evaluate_split",
     "labelled_windows",
     "load",
@@ -26,9 +29,12 @@ __all__ = [
     "plot_prediction",
     "plot_split_maps",
     "predict",
+    "predict_map",
     "save",
     "split",
     "split_line",
     "sub_images",
     "train",
+    "window_angstrom",
+    "with_columns",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,15 +12,11 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import Delaunay, QhullError, cKDTree
 
 from dcnn._errors import ModelError
+from dcnn._targets import COMPONENTS, as_variables, read_targets
 from dcnn._windows import ANGSTROM, Centres, Windows, frame, grid, positions, sub_images
 
 Subset = Literal["train", "test"]
 
-COMPONENTS = ("x", "y")
-DISPLACEMENT = {
-    "units": "pm",
-    "long_name": "polar displacement, mean of the surrounding A columns − B column",
-}
 _LONGEST_EDGE = 2.5  # in lattice spacings: one missing cell is bridged, a gap of two is not
 
 
@@ -59,34 +56,56 @@ def split(centres: Centres, windows: Windows, split_x: float) -> NDArray[np.str_
     return np.where(x + half <= split_x, "train", np.where(x - half >= split_x, "test", "guard"))
 
 
-def usable_cells(cells: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read positions (n, 2) in Å and labels (n, 2) in pm of the cells that are not flagged.
+def usable_cells(
+    cells: xr.Dataset, targets: Sequence[str] = ("d",)
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Read positions (n, 2) in Å and labels (n, channel) of the cells that are not flagged.
 
     Raises
     ------
     ModelError
-        If a variable is missing or in other units, or a label of an unflagged cell is not finite.
+        If a variable is missing or in other units, or a displacement of an unflagged cell is not finite.
     """
-    if not isinstance(cells, xr.Dataset) or "d" not in cells:
-        raise ModelError("The cells must be an xarray.Dataset with variables x, y and d.")
-    d = cells["d"]
-    if set(d.dims) != {"cell", "component"} or set(d.coords.get("component", d).values.flat) != set(
-        COMPONENTS
-    ):
-        raise ModelError(
-            "Variable 'd' of the cells needs dims (cell, component) with components 'x' and 'y'."
-        )
-    if d.attrs.get("units", "pm") != "pm":
-        raise ModelError(
-            f"Variable 'd' of the cells must be in pm, not {d.attrs['units']!r}; convert it first."
-        )
-    if "flag" in cells:
+    if isinstance(cells, xr.Dataset) and "flag" in cells:
         cells = cells.isel(cell=np.flatnonzero(np.asarray(cells["flag"].values) == 0))
-    labels = cells["d"].sel(component=list(COMPONENTS)).transpose("cell", "component").values.astype(float)
-    bad = int((~np.isfinite(labels)).any(axis=1).sum())
+    labels = read_targets(cells, targets)
+    bad = int((~np.isfinite(read_targets(cells, ("d",)))).any(axis=1).sum())
     if bad:
         raise ModelError(f"{bad} cells have a displacement that is not finite; set their flag or drop them.")
     return positions(cells), labels
+
+
+def with_columns(cells: xr.Dataset, columns: xr.Dataset) -> xr.Dataset:
+    """``cells`` with the places of the A columns, ``x_a`` and ``y_a`` (Å), which windows centred on A need.
+
+    Parameters
+    ----------
+    cells : xarray.Dataset
+        Cells of an image.
+    columns : xarray.Dataset
+        Its columns: ``x``, ``y`` (Å), ``site`` and, optionally, ``flag``; flagged ones are left out.
+    """
+    good = columns["site"].values == "A"
+    if "flag" in columns:
+        good &= columns["flag"].values == 0
+    at = positions(columns)[good]
+    length = {"units": ANGSTROM, "long_name": "place of an A column"}
+    return cells.assign(x_a=("column_a", at[:, 0], length), y_a=("column_a", at[:, 1], length))
+
+
+def centres_of(cells: Centres, windows: Windows) -> NDArray[np.float64]:
+    """Places (n, 2), Å, on which windows of mode "centred" are cut: B columns, or the A columns that come with the cells.
+
+    Raises
+    ------
+    ModelError
+        If A columns are wanted and not there.
+    """
+    if windows.site == "B" or not isinstance(cells, xr.Dataset):
+        return positions(cells)
+    if "x_a" not in cells or "y_a" not in cells:
+        raise ModelError("Windows centred on A columns need their places; add them with dcnn.with_columns.")
+    return positions(np.column_stack([cells["x_a"].values, cells["y_a"].values]))
 
 
 def labelled_windows(
@@ -96,12 +115,15 @@ def labelled_windows(
     *,
     subset: Subset | None = None,
     split_x: float | None = None,
+    targets: Sequence[str] = ("d",),
+    columns: Centres | None = None,
+    jitter: NDArray[np.float64] | None = None,
 ) -> xr.Dataset:
     """Cut windows and give each its label.
 
-    A centred window takes the displacement of its cell. A sliding window takes the displacement at its
-    centre, interpolated linearly between the B columns around it; windows outside the cells, or where
-    cells are missing over more than about two spacings, are left out.
+    A window centred on a B column takes the displacement of its cell. One on an A column, or a sliding one, takes
+    the displacement at its centre, interpolated linearly between the B columns around it; windows outside the
+    cells, or where cells are missing over more than about two spacings, are left out.
 
     Parameters
     ----------
@@ -114,46 +136,55 @@ def labelled_windows(
         the same side, guard band left out.
     split_x : float, optional
         Position of the line in Å; needed with ``subset``.
+    targets : sequence of str
+        Labels to give: "d", "tilt", "thickness". Those that the cells lack are NaN.
+    columns : xarray.Dataset or array_like, optional
+        A columns for windows centred on them; default those that `with_columns` added to ``cells``.
+    jitter : ndarray, shape (n, 2), optional
+        Å by which windows of mode "centred" are shifted off their columns, label unchanged.
 
     Returns
     -------
     xarray.Dataset
-        As `sub_images`, with ``d_label`` (window, component) in pm.
+        As `sub_images`, with ``d_label`` (window, component) in pm, and so for other targets.
 
     Raises
     ------
     ModelError
         If the field cannot be read, or labels are missing.
     """
-    xy, labels = usable_cells(cells)
+    xy, labels = usable_cells(cells, targets)
+    on_a = windows.mode == "centred" and windows.site == "A"
+    centres = (centres_of(cells, windows) if columns is None else positions(columns)) if on_a else xy
+    if windows.mode == "sliding":
+        centres = grid(image, windows)
     if subset is not None:
         if split_x is None:
             raise ModelError("A subset needs the position of its line; pass split_x in Å.")
         own = split(xy, windows, split_x) == subset
         xy, labels = xy[own], labels[own]
-    if windows.mode == "centred":
-        centres = xy
-    else:
-        centres = grid(image, windows)
-        if subset is not None and split_x is not None:
-            centres = centres[split(centres, windows, split_x) == subset]
+        centres = centres[split(centres, windows, split_x) == subset]
+    if on_a or windows.mode == "sliding":
         labels = _between(xy, labels, centres)
-        known = np.isfinite(labels).all(axis=1)
+        known = np.isfinite(labels[:, : len(COMPONENTS)]).all(axis=1)
         centres, labels = centres[known], labels[known]
+    if jitter is not None:
+        centres = centres + jitter[: len(centres)]
     cut = sub_images(image, windows, centres)
-    cut["d_label"] = (("window", "component"), labels[cut["index"].values], DISPLACEMENT)
+    for name, (dims, values, attrs) in as_variables(labels[cut["index"].values], targets, "_label").items():
+        cut[name] = (("window", *dims[1:]), values, attrs)
     return cut.assign_coords(component=list(COMPONENTS))
 
 
 def _between(
     xy: NDArray[np.float64], labels: NDArray[np.float64], centres: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Interpolate labels linearly between cells; NaN outside them."""
+    """Interpolate labels (n, channel) linearly between cells; NaN outside them."""
     try:
         mesh = Delaunay(xy)
     except (QhullError, ValueError):
         # Fewer than three cells, or all on a line, enclose no area.
-        return np.full((len(centres), 2), np.nan)
+        return np.full((len(centres), labels.shape[1]), np.nan)
     at = LinearNDInterpolator(mesh, labels)(centres)
     spacing = float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
     corners = xy[mesh.simplices]
@@ -163,9 +194,9 @@ def _between(
     return at
 
 
-def cells_like(xy: NDArray[np.float64], index: NDArray[np.int64], **vectors: NDArray) -> xr.Dataset:
-    """Build a dataset with the columns of ``cells``: x, y (Å), index, and vectors (n, 2) in pm."""
-    dataset = xr.Dataset(
+def cells_like(xy: NDArray[np.float64], index: NDArray[np.int64]) -> xr.Dataset:
+    """Begin a dataset with the columns of ``cells``: x, y (Å) and index."""
+    return xr.Dataset(
         {
             "x": ("cell", xy[:, 0], {"units": ANGSTROM}),
             "y": ("cell", xy[:, 1], {"units": ANGSTROM}),
@@ -173,6 +204,3 @@ def cells_like(xy: NDArray[np.float64], index: NDArray[np.int64], **vectors: NDA
         },
         coords={"component": list(COMPONENTS)},
     )
-    for name, values in vectors.items():
-        dataset[name] = (("cell", "component"), values.astype(float), DISPLACEMENT)
-    return dataset

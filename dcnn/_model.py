@@ -7,21 +7,26 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
-import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from dcnn._errors import ModelError
-from dcnn._network import Regressor, blank
+from dcnn._networks import Network, blank
 from dcnn._settings import TrainSettings, settings_from
+from dcnn._targets import channels
 from dcnn._windows import Windows
 
-FORMAT = "tiltsim-dcnn/1"
-CONVENTIONS = "d = mean A − B, pm, x right, y down"
+FORMAT = "tiltsim-dcnn/2"
+CONVENTIONS = "d = mean A − B, pm, x right, y down; tilt of the beam inside the crystal, mrad"
+
+_EXTRA = "extra."  # tensors of a file that are not the network's
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +36,18 @@ class Model:
     Parameters
     ----------
     network : torch.nn.Module
-        Maps windows (n, pixels, pixels) to standardised displacements (n, 2); lives on the CPU.
+        Gives standardised means and logarithms of variances; lives on the CPU.
     card : dict
-        JSON-able: ``format``, ``version``, ``conventions``, ``settings``, ``label_mean_pm`` (x, y),
-        ``label_scale_pm``, ``fields`` (one entry a field) and ``training`` (history and counts).
+        JSON-able: ``format``, ``version``, ``conventions``, ``settings``, ``label_mean`` and ``label_scale`` (a number a
+        channel of ``targets``, in its unit), ``fields`` (one entry a field), ``training`` (history and counts), and once
+        calibrated ``calibration``.
+    extra : dict of torch.Tensor
+        What `calibrate` keeps of the features of known cells.
     """
 
-    network: Regressor
+    network: Network
     card: dict[str, Any]
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def settings(self) -> TrainSettings:
@@ -49,6 +58,26 @@ class Model:
     def windows(self) -> Windows:
         """The windows it was trained on, and wants."""
         return self.settings.windows
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What it predicts, see `TrainSettings`."""
+        return self.settings.targets
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Subtracted of labels before training, (channel,)."""
+        return np.asarray(self.card["label_mean"], dtype=float)
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """That labels were divided by, (channel,)."""
+        return np.asarray(self.card["label_scale"], dtype=float)
+
+
+def network_for(settings: TrainSettings) -> Network:
+    """The network that ``settings`` ask for, without values."""
+    return blank(settings.network, settings.windows.pixels, 2 * len(channels(settings.targets)))
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> Path:
@@ -73,24 +102,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> Path:
     ModelError
         If the file cannot be written.
     """
-    path = Path(path)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
-    card = json.dumps(model.card, sort_keys=True)
-    metadata = {"format": FORMAT, "card": card, "sha256": _digest(card, tensors)}
-    content = safetensors.torch.save(tensors, metadata=metadata)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise ModelError(f"Cannot write {path}: {error.strerror}; choose a folder that exists.") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise ModelError(f"Cannot write {path}: {error.strerror}.") from error
-    return path
+    tensors = {**model.network.state_dict(), **{_EXTRA + name: v for name, v in model.extra.items()}}
+    return write_tensors(Path(path), tensors, model.card, FORMAT)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -114,31 +127,67 @@ def load(path: str | os.PathLike[str]) -> Model:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"There is no model file {path}; check the path.")
+    tensors, card = read_tensors(path, FORMAT)
+    extra = {
+        name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)
+    }
+    try:
+        network = network_for(settings_from(card["settings"]))
+        network.load_state_dict(tensors, assign=True)
+        model = Model(network.eval(), card, extra)
+        if len(model.mean) != len(channels(model.targets)):
+            raise ValueError("the card names other targets than its labels had")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{path} holds a card and weights that do not belong together; train it again."
+        ) from error
+    return model
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any], format: str) -> Path:
+    """Write tensors and a card to ``path``, which appears only when it is complete; see `save`."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(card, sort_keys=True)
+    metadata = {"format": format, "card": text, "sha256": _digest(text, plain)}
+    content = safetensors.torch.save(plain, metadata=metadata)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ModelError(f"Cannot write {path}: {error.strerror}; choose a folder that exists.") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise ModelError(f"Cannot write {path}: {error.strerror}.") from error
+    return path
+
+
+def read_tensors(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote; see `load`."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a whole safetensors file; train or copy the model again.") from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != format:
         raise ModelError(
-            f"{path} has format {metadata.get('format')!r}, not {FORMAT!r}; use a model saved by dcnn.save."
+            f"{path} has format {metadata.get('format')!r}, not {format!r}; use a file of this version of tiltsim."
         )
-    card_text = metadata.get("card", "")
-    if metadata.get("sha256") != _digest(card_text, tensors):
+    text = metadata.get("card", "")
+    if metadata.get("sha256") != _digest(text, tensors):
         raise ModelError(f"{path} is damaged (its checksum does not match); train or copy the model again.")
     try:
-        card = json.loads(card_text)
-        network = blank(settings_from(card["settings"]).windows.pixels)
-        network.load_state_dict(tensors, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{path} holds a card and weights that do not belong together; train it again."
-        ) from error
-    return Model(network.eval(), card)
+        card = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path} has a card that is no JSON; train it again.") from error
+    return tensors, card
 
 
-def _digest(card: str, tensors: Mapping[str, torch.Tensor]) -> str:
+def _digest(card: str, tensors: Mapping[str, Tensor]) -> str:
     """Checksum over the card and every weight: safetensors itself would not notice a flipped bit."""
     digest = hashlib.sha256(card.encode())
     for name in sorted(tensors):

@@ -159,8 +159,9 @@ def plot_learning_curve(model: Model) -> Figure:
     ax = figure.subplots()
     curves = (("train_rmse_pm", "training", "C0"), ("validation_rmse_pm", "validation", "C1"))
     for name, text, colour in curves:
-        if training[name]:
-            ax.plot(np.arange(1, len(training[name]) + 1), training[name], color=colour, lw=1.2, label=text)
+        values = [row[name] for row in training["history"] if name in row]
+        if values:
+            ax.plot(np.arange(1, len(values) + 1), values, color=colour, lw=1.2, label=text)
     ax.axhline(training["baseline_rmse_pm"], color="0.4", ls=":", lw=1, label="mean label")
     ax.axvline(training["best_epoch"], color="0.4", ls="--", lw=0.8, label="kept")
     ax.set_yscale("log")

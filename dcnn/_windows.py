@@ -14,7 +14,10 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from dcnn._errors import ModelError
 
 Mode = Literal["centred", "sliding"]
-"""``"centred"``: one window on each B column; ``"sliding"``: a regular grid that needs no atoms."""
+"""``"centred"``: one window on each column of a site; ``"sliding"``: a regular grid that needs no atoms."""
+
+Site = Literal["A", "B"]
+"""Which columns centre the windows."""
 
 Centres = xr.Dataset | ArrayLike
 """A dataset with variables ``x`` and ``y`` in Å, or an (n, 2) array of (x, y) in Å."""
@@ -31,8 +34,8 @@ class Windows:
     Parameters
     ----------
     mode : {"centred", "sliding"}
-        ``"centred"`` cuts one window on each B column; ``"sliding"`` a regular grid of windows, wherever
-        the atoms are.
+        ``"centred"`` cuts one window on each column of ``site``; ``"sliding"`` a regular grid of windows,
+        wherever the atoms are.
     size_angstrom : float
         Width and height of a window in Å. The default, 6 Å, is one and a half pseudocubic cells of about
         4 Å: centred on a B column it holds the four A columns around it with 1 Å to spare (more than
@@ -45,6 +48,9 @@ class Windows:
         Distance between sliding windows in Å. The default, 1.5 Å, is a cell over the square of the
         golden ratio, so that successive windows meet the lattice at evenly spread phases; a simple fraction
         of the cell would show the network only a few. Not used by ``"centred"``.
+    site : {"B", "A"}
+        Which columns centre the windows of mode ``"centred"``. Centred on an A column, a window holds the four B columns
+        around it, and its label is the displacement between them.
 
     Raises
     ------
@@ -56,10 +62,12 @@ class Windows:
     size_angstrom: float = 6.0
     pixels: int = 24
     stride_angstrom: float = 1.5
+    site: Site = "B"
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise ModelError(f"mode must be one of {', '.join(get_args(Mode))}, not {self.mode!r}.")
+        for name, choices in (("mode", get_args(Mode)), ("site", get_args(Site))):
+            if getattr(self, name) not in choices:
+                raise ModelError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
         require_positive("size_angstrom", self.size_angstrom)
         require_positive("stride_angstrom", self.stride_angstrom)
         if isinstance(self.pixels, bool) or not isinstance(self.pixels, int) or not 8 <= self.pixels <= 256:

@@ -14,12 +14,16 @@ import analysis
 import dcnn
 import structures
 from tiltsim.cli_converge import converge
-from tiltsim.cli_images import predict, train
+from tiltsim.cli_evaluate import evaluate
 from tiltsim.cli_library import library
 from tiltsim.cli_measure import measure
+from tiltsim.cli_networks import networks
 from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, in_options, print_lines
+from tiltsim.cli_predict import predict
 from tiltsim.cli_specimens import simulate, structure
 from tiltsim.cli_synth import synth
+from tiltsim.cli_train import train
+from tiltsim.cli_transfer import transfer
 from tiltsim.config import PRESETS, load_study, preset_text
 from tiltsim.errors import SettingsError
 from tiltsim.estimate import forecast
@@ -38,9 +42,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for verb in (structure, simulate, converge, measure, synth, train, predict):
+for verb in (structure, simulate, converge, measure, synth, train, predict, evaluate, transfer):
     app.command()(verb)
 app.add_typer(library, name="library")
+app.add_typer(networks, name="networks")
 
 
 @app.command()

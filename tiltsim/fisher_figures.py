@@ -59,7 +59,8 @@ def bound_table(
         with the prior; ``direction`` numbers the tilts of 0 to 8 mrad that were looked at, with ``tilt_x`` and ``tilt_y``.
     """
     low, high = library.thickness_range
-    places = np.linspace(max(low, 30.0), high, 12) if thicknesses is None else np.asarray(thicknesses, float)
+    if thicknesses is None:
+        thicknesses = np.linspace(max(low, 30.0), high, 12).tolist()
     tilts = [(0.0, 0.0)] + [
         (m * np.cos(np.radians(a)), m * np.sin(np.radians(a))) for m in _MODULI[1:] for a in _DIRECTIONS
     ]
@@ -142,12 +143,12 @@ def plot_bound(table: xr.Dataset) -> Figure:
     at_dose = table.isel(dose=table.sizes["dose"] // 2)
     for ax, name in ((axes[1], "tilt"), (axes[2], "d")):
         for number, colour in zip(table.cells.values, _COLOURS, strict=False):
-            bound = at_dose["std"].sel(cells=number)
-            both = (bound.sel(parameter=[f"{name}_x", f"{name}_y"]) ** 2).mean("parameter") ** 0.5
-            nm = bound.thickness / 10
+            own = at_dose["std"].sel(cells=number)
+            both = (own.sel(parameter=[f"{name}_x", f"{name}_y"]) ** 2).mean("parameter") ** 0.5
+            nm = own.thickness / 10
             ax.fill_between(nm, both.min("direction"), both.max("direction"), color=colour, alpha=0.2, lw=0)
             label = f"{number:g} cell{'s' if number > 1 else ''}"
-            ax.plot(nm, component_rms(bound, name), "o-", ms=2.5, lw=1.2, color=colour, label=label)
+            ax.plot(nm, component_rms(own, name), "o-", ms=2.5, lw=1.2, color=colour, label=label)
         ax.set_xlabel("thickness (nm)", fontsize=8)
     axes[1].legend(
         fontsize=6.5, frameon=False, ncols=3, columnspacing=0.8, handlelength=1.2, loc="upper center"

@@ -156,7 +156,7 @@ def fold(image: xr.DataArray, lattice: Grating, bins: int) -> Folded:
     index = (whole[:, 1].astype(int) % bins) * bins + whole[:, 0].astype(int) % bins
 
     def gathered(values: Floats) -> Floats:
-        return np.asarray(np.bincount(index, values, bins**2).reshape(bins, bins), dtype=float)
+        return np.asarray(np.bincount(index, values, bins**2), dtype=np.float64).reshape(bins, bins)
 
     number = gathered(np.ones(len(found)))
     apart = (place - whole) / bins

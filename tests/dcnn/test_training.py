@@ -15,9 +15,12 @@ from dcnn import (
     plot_split_maps,
     predict,
     save,
+    split_line,
     train,
 )
-from dcnn._training import _gather, _hold_back, _mirrored
+from dcnn._model import CONVENTIONS
+from dcnn._samples import gather, hold_back
+from dcnn._symmetry import mirrored_windows
 
 NOISE = 0.03
 MODES = ("centred", "sliding")
@@ -133,7 +136,8 @@ def test_several_fields_teach_one_model(make_scene):
         fields.append((part.draw(noise=NOISE, seed=seed), part.cells))
     settings = TrainSettings(Windows(), epochs=15, batch_size=16, device="cpu", train_fraction=1.0)
     model = train(fields, settings)
-    assert [entry["windows"] for entry in model.card["fields"]] == [144, 144]
+    assert model.card["fields"]["number"] == 2
+    assert model.card["training"]["n_train"] + model.card["training"]["n_validation"] <= 288
     for (image, cells), sign in zip(fields, (1, -1), strict=True):
         assert (sign * predict(model, image, cells)["d"].mean("cell") > 15).all()
 
@@ -162,10 +166,11 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_touched(make_scene):
 
 def test_validation_windows_share_no_pixel_with_training_windows(scene, image):
     for settings in SETTINGS.values():
-        samples = _gather([(image, scene.cells), (image, scene.cells)], [80.0, 80.0], settings)
-        held, free = _hold_back(samples, settings)
-        assert 0.1 * len(samples.labels) < len(held) < 0.35 * len(samples.labels)
-        assert len(free) > 0.4 * len(samples.labels)
+        samples, lines = gather([(image, scene.cells), (image, scene.cells)], settings)
+        assert lines == [split_line(image)] * 2
+        held, free = hold_back(samples, settings)
+        assert 0.1 * len(samples) < len(held) < 0.35 * len(samples)
+        assert len(free) > 0.4 * len(samples)
         apart = np.abs(samples.xy[held][:, None] - samples.xy[free][None]).max(axis=-1)
         same_field = samples.field[held][:, None] == samples.field[free][None]
         assert apart[same_field].min() >= settings.windows.size_angstrom
@@ -181,9 +186,10 @@ def test_training_stops_when_validation_no_longer_improves(make_scene):
         small.draw(noise=0.3), small.cells, settings, progress=lambda epoch, row: seen.append((epoch, row))
     )
     training = model.card["training"]
-    assert len(seen) == len(training["validation_rmse_pm"]) < 200
+    errors = [row["validation_rmse_pm"] for row in training["history"]]
+    assert len(seen) == len(errors) < 200
     assert [epoch for epoch, _ in seen] == list(range(1, len(seen) + 1))
-    assert training["best_epoch"] == 1 + int(np.argmin(training["validation_rmse_pm"])) == len(seen) - 1
+    assert training["best_epoch"] == 1 + int(np.argmin(errors)) == len(seen) - 1
 
 
 def test_augmentation_moves_windows_and_labels_together():
@@ -194,13 +200,21 @@ def test_augmentation_moves_windows_and_labels_together():
     col, row = ((d[:, k] + (pixels - 1) / 2).round().long() for k in (0, 1))
     d = torch.stack([col, row], dim=1) - (pixels - 1) / 2
     stack[torch.arange(200), row, col] = 1
-    zero = torch.tensor([3.0, -1.0])
-    turned, labels = _mirrored(stack, d - zero, zero, torch.Generator().manual_seed(0))
+    # A tilt along d, a thickness that no mirror changes, and another vector across d.
+    across = torch.stack([-d[:, 1], d[:, 0]], dim=1)
+    labels = torch.cat([d, 2 * d, torch.full((200, 1), 7.0)], dim=1)
+    turned, found, which = mirrored_windows(stack, labels, [(0, 1), (2, 3)], torch.Generator().manual_seed(0))
     spot = turned.flatten(1).argmax(dim=1)
-    found = torch.stack([spot % pixels, spot // pixels], dim=1) - (pixels - 1) / 2
-    assert torch.equal(found, labels + zero)
-    kinds = {tuple(row.tolist()) for row in ((labels + zero) / d).sign()[(d[:, 0].abs() != d[:, 1].abs())]}
-    assert len(kinds) == 4
+    at = torch.stack([spot % pixels, spot // pixels], dim=1) - (pixels - 1) / 2
+    assert torch.equal(at, found[:, :2])
+    assert torch.equal(2 * at, found[:, 2:4])
+    assert (found[:, 4] == 7.0).all()
+    assert set(which.tolist()) == set(range(8))
+    # Mirrors keep lengths and turn a cross product over, by an odd number of the three bits.
+    _, other, _ = mirrored_windows(stack, across, [(0, 1)], torch.Generator(), which)
+    cross = at[:, 0] * other[:, 1] - at[:, 1] * other[:, 0]
+    odd = sum(which >> bit & 1 for bit in range(3)) % 2
+    assert torch.equal(cross, d.square().sum(dim=1) * (1 - 2 * odd))
 
 
 def test_augmentation_is_used_only_on_request(make_scene):
@@ -227,8 +241,9 @@ def test_predictions_have_the_columns_of_cells_and_survive_netcdf(model, scene, 
         "x": "Å",
         "y": "Å",
         "d": "pm",
+        "d_std": "pm",
         "index": "1",
-    }
+    } | ({"flag": "1"} if "flag" in found else {})
     assert found.attrs["left_out_nan"] > 0
     assert found["x"].min() >= torn.x.values[60] + 3 - 0.2
     assert np.isfinite(found["d"]).all()
@@ -265,7 +280,7 @@ def test_a_saved_model_predicts_the_same(model, scene, image, tmp_path):
     xr.testing.assert_identical(predict(back, image, centres), predict(model, image, centres))
     assert back.card == model.card
     assert back.settings == model.settings == SETTINGS[model.windows.mode]
-    assert back.card["conventions"] == "d = mean A − B, pm, x right, y down"
+    assert back.card["conventions"] == CONVENTIONS
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
@@ -283,7 +298,7 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
     bad = tmp_path / "bad.safetensors"
     flipped = bytearray(good)
     flipped[-1000] ^= 1
-    renamed = good.replace(b"tiltsim-dcnn/1", b"tiltsim-dcnn/9")
+    renamed = good.replace(b"tiltsim-dcnn/2", b"tiltsim-dcnn/9")
     edited = good.replace(b"pm, x right, y down", b"pm, x right, y up  ")
     assert len({good, bytes(flipped), renamed, edited}) == 4
     foreign = safetensors.torch.save({"w": torch.zeros(3)})
@@ -397,5 +412,5 @@ def test_the_learning_curve_shows_the_history(models):
     figure = plot_learning_curve(models["centred"])
     training = models["centred"].card["training"]
     lines = figure.axes[0].lines
-    assert list(lines[0].get_ydata()) == training["train_rmse_pm"]
-    assert list(lines[1].get_ydata()) == training["validation_rmse_pm"]
+    for line, name in zip(lines, ("train_rmse_pm", "validation_rmse_pm"), strict=False):
+        assert list(line.get_ydata()) == [row[name] for row in training["history"]]

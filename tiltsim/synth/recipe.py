@@ -118,6 +118,12 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def on_axis(recipe: Recipe) -> Recipe:
+    """``recipe`` with every specimen on the zone axis: no tilt, no bending, no lean."""
+    flat = tuple(replace(one, tilt=0.0, bending=0.0, lean_scale=0.0) for one in recipe.specimens)
+    return replace(recipe, specimens=flat)
+
+
 def kind_drawn(recipe: Recipe, seed: int, field: int) -> int:
     """Index of the specimen that ``field`` of the set with ``seed`` shows."""
     return _kind(recipe, stream(seed, field, "settings"))
