@@ -22,8 +22,11 @@ Scorer = Callable[[xr.DataArray, Floats], tuple[float, Floats]]
 #: Above this score a model's card calls an image or a cell unlike anything it knows.
 LIMIT = 1.0
 
-#: Cells kept of an image, side of the example pictures, px, and false positive rates of the curves.
-_CELLS, _EXAMPLE, _RATES = 100, 96, np.linspace(0.0, 1.0, 401)
+#: Cells kept of an image, and false positive rates of the curves.
+_CELLS, _RATES = 100, np.linspace(0.0, 1.0, 401)
+
+#: Side of the example pictures, px and Å.
+_EXAMPLE, _SIDE = 96, 20.0
 
 
 def as_scorer(model: dcnn.Model | Scorer) -> Scorer:
@@ -118,14 +121,16 @@ def novelty_roc(
 
 
 def _example(image: xr.DataArray) -> NDArray[np.float32]:
-    """The middle of an image, between its own 1 % and 99 % as 0 and 1."""
-    rows, columns = image.shape
-    top, left = max(0, (rows - _EXAMPLE) // 2), max(0, (columns - _EXAMPLE) // 2)
-    piece = image.values[top : top + _EXAMPLE, left : left + _EXAMPLE].astype(np.float32)
+    """The middle of an image, every time as many Å, between its own 1 % and 99 % as 0 and 1."""
+    places = []
+    for name in ("y", "x"):
+        axis = image[name].values
+        middle = (axis[0] + axis[-1]) / 2
+        wanted = middle + np.linspace(-0.5, 0.5, _EXAMPLE) * min(_SIDE, axis[-1] - axis[0])
+        places.append(np.rint((wanted - axis[0]) / (axis[1] - axis[0])).astype(int))
+    piece = image.values[np.ix_(*places)].astype(np.float32)
     low, high = np.nanpercentile(piece, [1, 99])
-    whole = np.zeros((_EXAMPLE, _EXAMPLE), np.float32)
-    whole[: piece.shape[0], : piece.shape[1]] = np.clip((piece - low) / max(high - low, 1e-9), 0, 1)
-    return whole
+    return np.asarray(np.clip((piece - low) / max(float(high - low), 1e-9), 0, 1), dtype=np.float32)
 
 
 def auc(known: Floats, other: Floats) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import dcnn
 from tiltsim.errors import SettingsError
 from tiltsim.fisher import NUISANCE, tilt_bound
+from tiltsim.fisher_figures import in_powers
 from tiltsim.fisher_response import library_response
 from tiltsim.folding import Grating, fold
 from tiltsim.images import apply_dose
@@ -229,7 +230,7 @@ def plot_tilt_accuracy(table: xr.Dataset) -> Figure:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("cells in the image", fontsize=8)
-        ax.set_title(f"({letter}) {dose:.3g} e/Å²", fontsize=8, loc="left", pad=3)
+        ax.set_title(f"({letter}) {in_powers(float(dose))} e/Å²", fontsize=8, loc="left", pad=3)
         ax.tick_params(labelsize=7, direction="in", top=True, right=True, which="both")
         ax.grid(alpha=0.25, linewidth=0.4)
     axes[0].set_ylabel("error of a tilt component, rms (mrad)", fontsize=8)
