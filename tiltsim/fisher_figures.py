@@ -8,7 +8,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from tiltsim.fisher import NUISANCE, UNITS, fisher_information, inverse, model_slopes
@@ -67,9 +66,9 @@ def bound_table(
     priors = dict(prior) if prior is not None else {"tilt_x": 4.0, "tilt_y": 4.0}
     parameters = [*SPECIMEN, *nuisance]
     added = np.diag([1.0 / priors[p] ** 2 if p in priors else 0.0 for p in parameters])
-    shape = (len(places), len(tilts), len(doses), len(cells), len(parameters))
+    shape = (len(thicknesses), len(tilts), len(doses), len(cells), len(parameters))
     std, with_prior = np.empty(shape), np.empty(shape)
-    for i, thickness in enumerate(places):
+    for i, thickness in enumerate(thicknesses):
         for j, tilt in enumerate(tilts):
             response = library_response(library, tilt=tilt, thickness=float(thickness), d=d)
             image, slopes = model_slopes(response, parameters, source_fwhm=source_fwhm)
@@ -87,7 +86,7 @@ def bound_table(
             "std_prior": (dims, with_prior, {"long_name": "least standard deviation with a prior"}),
         },
         coords={
-            "thickness": ("thickness", places, {"units": "Å"}),
+            "thickness": ("thickness", np.asarray(thicknesses, dtype=float), {"units": "Å"}),
             "tilt_x": ("direction", [t[0] for t in tilts], {"units": "mrad"}),
             "tilt_y": ("direction", [t[1] for t in tilts], {"units": "mrad"}),
             "dose": ("dose", np.asarray(doses, dtype=float), {"units": "e/Å²"}),
@@ -125,13 +124,13 @@ def plot_bound(table: xr.Dataset) -> Figure:
         Tilt and (c) d against thickness at the middle dose, one line a number of cells, the band from the best to the
         worst direction of tilt.
     """
-    figure = Figure(figsize=(7.1, 2.6), layout=ConstrainedLayoutEngine(wspace=0.06))
+    figure = Figure(figsize=(7.1, 2.6), layout="constrained")
     axes = figure.subplots(1, 3)
     middle = table.isel(thickness=table.sizes["thickness"] // 2)
     for shade, dose in zip(np.linspace(0.65, 0.0, table.sizes["dose"]), table.dose.values, strict=True):
         one = middle.sel(dose=dose)
         axes[0].plot(
-            one.cells, component_rms(one["std"], "tilt"), color=str(shade), lw=1.2, label=in_powers(dose)
+            one.cells, component_rms(one["std"], "tilt"), color=str(shade), lw=1.2, label=_power(dose)
         )
         axes[0].plot(one.cells, component_rms(one["std_prior"], "tilt"), color=str(shade), lw=1.0, ls="--")
     axes[0].plot([], [], color="0.3", lw=1.0, ls="--", label="with prior")
@@ -156,8 +155,8 @@ def plot_bound(table: xr.Dataset) -> Figure:
     at_b = table.thickness.values[table.sizes["thickness"] // 2] / 10
     labels = (
         f"least error of a tilt component\nat {at_b:.3g} nm (mrad)",
-        f"least error of a tilt component\nat {in_powers(float(at_dose.dose))} e/Å² (mrad)",
-        f"least error of a $d$ component\nat {in_powers(float(at_dose.dose))} e/Å² (pm)",
+        f"least error of a tilt component\nat {_power(float(at_dose.dose))} e/Å² (mrad)",
+        f"least error of a $d$ component\nat {_power(float(at_dose.dose))} e/Å² (pm)",
     )
     for letter, ax, label in zip("abc", axes, labels, strict=True):
         _tidy(ax, letter, label)
@@ -176,7 +175,7 @@ def _tidy(ax: Axes, letter: str, label: str) -> None:
     ax.grid(alpha=0.25, linewidth=0.4)
 
 
-def in_powers(dose: float) -> str:
+def _power(dose: float) -> str:
     """A dose as the field writes it, 4·10⁴."""
     exponent = int(np.floor(np.log10(dose) + 1e-9))
     mantissa = dose / 10.0**exponent
