@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from tiltsim.fisher import NUISANCE, UNITS, fisher_information, inverse, model_slopes
@@ -124,13 +125,13 @@ def plot_bound(table: xr.Dataset) -> Figure:
         Tilt and (c) d against thickness at the middle dose, one line a number of cells, the band from the best to the
         worst direction of tilt.
     """
-    figure = Figure(figsize=(7.1, 2.6), layout="constrained")
+    figure = Figure(figsize=(7.1, 2.6), layout=ConstrainedLayoutEngine(wspace=0.06))
     axes = figure.subplots(1, 3)
     middle = table.isel(thickness=table.sizes["thickness"] // 2)
     for shade, dose in zip(np.linspace(0.65, 0.0, table.sizes["dose"]), table.dose.values, strict=True):
         one = middle.sel(dose=dose)
         axes[0].plot(
-            one.cells, component_rms(one["std"], "tilt"), color=str(shade), lw=1.2, label=_power(dose)
+            one.cells, component_rms(one["std"], "tilt"), color=str(shade), lw=1.2, label=in_powers(dose)
         )
         axes[0].plot(one.cells, component_rms(one["std_prior"], "tilt"), color=str(shade), lw=1.0, ls="--")
     axes[0].plot([], [], color="0.3", lw=1.0, ls="--", label="with prior")
@@ -155,8 +156,8 @@ def plot_bound(table: xr.Dataset) -> Figure:
     at_b = table.thickness.values[table.sizes["thickness"] // 2] / 10
     labels = (
         f"least error of a tilt component\nat {at_b:.3g} nm (mrad)",
-        f"least error of a tilt component\nat {_power(float(at_dose.dose))} e/Å² (mrad)",
-        f"least error of a $d$ component\nat {_power(float(at_dose.dose))} e/Å² (pm)",
+        f"least error of a tilt component\nat {in_powers(float(at_dose.dose))} e/Å² (mrad)",
+        f"least error of a $d$ component\nat {in_powers(float(at_dose.dose))} e/Å² (pm)",
     )
     for letter, ax, label in zip("abc", axes, labels, strict=True):
         _tidy(ax, letter, label)
@@ -175,7 +176,7 @@ def _tidy(ax: Axes, letter: str, label: str) -> None:
     ax.grid(alpha=0.25, linewidth=0.4)
 
 
-def _power(dose: float) -> str:
+def in_powers(dose: float) -> str:
     """A dose as the field writes it, 4·10⁴."""
     exponent = int(np.floor(np.log10(dose) + 1e-9))
     mantissa = dose / 10.0**exponent
