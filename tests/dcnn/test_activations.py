@@ -132,3 +132,18 @@ def test_refuses_what_does_not_fit(trained):
     )
     with pytest.raises(dcnn.ModelError, match="dense"):
         activations(dense, stack)
+
+
+def test_residual_network(make_scene):
+    """Of the package's own residual network, each second convolution of a block hands on the block's output."""
+    scene = make_scene(nx=14, ny=12, seed=4)
+    settings = dcnn.TrainSettings(network="residual", epochs=1, validation_fraction=0.0)
+    model = dcnn.train(scene.draw(noise=0.02), scene.cells, settings)
+    stack = dcnn.sub_images(scene.draw(noise=0.02, seed=5), model.windows, scene.cells).intensity.values[:20]
+    found = activations(model, stack)
+    assert list(found) == [*(f"conv{k}" for k in range(1, 7)), "dense1", "dense2"]
+    parts = list(model.network.layers)
+    with torch.no_grad():
+        first = parts[1](parts[0](torch.from_numpy(stack)[:, None]))
+        np.testing.assert_allclose(found["conv3"], parts[2](first).numpy(), atol=1e-5)
+        np.testing.assert_allclose(found["dense2"], model.network(torch.from_numpy(stack)).numpy(), atol=1e-5)
