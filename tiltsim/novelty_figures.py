@@ -27,8 +27,8 @@ def plot_roc(table: xr.Dataset) -> Figure:
     kinds = [str(k) for k in table.kind.values]
     palette = colormaps["tab10"].colors  # type: ignore[attr-defined]
     colours = {kind: "0.2" if n == 0 else palette[(n - 1) % 10] for n, kind in enumerate(kinds)}
-    figure = Figure(figsize=(7.1, 4.3), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.0, 2.6))  # type: ignore[misc]
+    figure = Figure(figsize=(7.1, 3.9), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.0, 3.0))  # type: ignore[misc]
     axes = top.subplots(1, len(kinds), squeeze=False)[0]
     for ax, kind in zip(axes, kinds, strict=True):
         ax.imshow(table.example.sel(kind=kind), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
