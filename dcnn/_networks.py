@@ -33,7 +33,25 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
-class Baseline(Network):
+class _Chain(Network):
+    """Windows through one layer after the other; the last is linear."""
+
+    layers: nn.Sequential
+
+    def features(self, stack: Tensor) -> Tensor:
+        """What the last layer reads: windows (n, pixels, pixels) to (n, f)."""
+        return self.layers[:-1](stack[:, None])
+
+    def answer(self, features: Tensor, xy: Tensor | None = None) -> Tensor:
+        """Map features (n, f) to (n, outputs)."""
+        return self.layers[-1](features)
+
+    def forward(self, stack: Tensor) -> Tensor:
+        """Map windows (n, pixels, pixels) to (n, outputs)."""
+        return self.answer(self.features(stack))
+
+
+class Baseline(_Chain):
     """Three convolutions and two dense layers, in the spirit of Nelson et al. 2021; some 170,000 weights.
 
     Strided convolutions take the place of pooling: pooling forgets where in its patch a maximum lay, and
@@ -63,18 +81,6 @@ class Baseline(Network):
             nn.Linear(64, outputs),
         )
 
-    def features(self, stack: Tensor) -> Tensor:
-        """What the last layer reads: windows (n, pixels, pixels) to (n, 64)."""
-        return self.layers[:-1](stack[:, None])
-
-    def answer(self, features: Tensor, xy: Tensor | None = None) -> Tensor:
-        """Map features (n, f) to (n, outputs)."""
-        return self.layers[-1](features)
-
-    def forward(self, stack: Tensor) -> Tensor:
-        """Map windows (n, pixels, pixels) to (n, outputs)."""
-        return self.answer(self.features(stack))
-
 
 class _Block(nn.Module):
     """Two convolutions added to their input; ``dilation`` widens what they see."""
@@ -88,7 +94,7 @@ class _Block(nn.Module):
         return functional.silu(x + self.two(functional.silu(self.one(x))))
 
 
-class Residual(Network):
+class Residual(_Chain):
     """Residual blocks at half and a quarter of the window's sampling; some 410,000 weights."""
 
     def __init__(self, pixels: int, outputs: int) -> None:
@@ -106,18 +112,6 @@ class Residual(Network):
             nn.SiLU(),
             nn.Linear(128, outputs),
         )
-
-    def features(self, stack: Tensor) -> Tensor:
-        """What the last layer reads: windows (n, pixels, pixels) to (n, 128)."""
-        return self.layers[:-1](stack[:, None])
-
-    def answer(self, features: Tensor, xy: Tensor | None = None) -> Tensor:
-        """Map features (n, f) to (n, outputs)."""
-        return self.layers[-1](features)
-
-    def forward(self, stack: Tensor) -> Tensor:
-        """Map windows (n, pixels, pixels) to (n, outputs)."""
-        return self.answer(self.features(stack))
 
 
 class _Attention(nn.Module):

@@ -59,7 +59,8 @@ def bound_table(
         with the prior; ``direction`` numbers the tilts of 0 to 8 mrad that were looked at, with ``tilt_x`` and ``tilt_y``.
     """
     low, high = library.thickness_range
-    places = np.linspace(max(low, 30.0), high, 12) if thicknesses is None else np.asarray(thicknesses, float)
+    if thicknesses is None:
+        thicknesses = np.linspace(max(low, 30.0), high, 12).tolist()
     tilts = [(0.0, 0.0)] + [
         (m * np.cos(np.radians(a)), m * np.sin(np.radians(a))) for m in _MODULI[1:] for a in _DIRECTIONS
     ]
