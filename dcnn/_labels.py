@@ -170,6 +170,9 @@ def labelled_windows(
         centres, labels = centres[known], labels[known]
     if jitter is not None:
         centres = centres + jitter[: len(centres)]
+        if subset is not None and split_x is not None:
+            own = split(centres, windows, split_x) == subset
+            centres, labels = centres[own], labels[own]
     cut = sub_images(image, windows, centres)
     for name, (dims, values, attrs) in as_variables(labels[cut["index"].values], targets, "_label").items():
         cut[name] = (("window", *dims[1:]), values, attrs)

@@ -29,6 +29,7 @@ from dcnn._networks import Network, initialised
 from dcnn._samples import Batch, Field, MapSamples, Samples, gather, hold_back
 from dcnn._settings import TrainSettings
 from dcnn._targets import channels, vectors
+from dcnn._windows import positions
 
 Progress = Callable[[int, Mapping[str, float]], None]
 """Called after each epoch with its number (from 1) and ``train_rmse_pm``, ``train_loss``, ``learning_rate`` and, where
@@ -141,7 +142,7 @@ def train(
     if start is not None:
         network.load_state_dict(copy.deepcopy(start.network.state_dict()))
     with team(settings.device) as crew:
-        key = _key(training, settings, start) if checkpoint is not None else ""
+        key = _key(training, held, settings, start) if checkpoint is not None else ""
         state = _fit(network, training, held, scale, settings, crew, checkpoint, key, progress)
     card: dict[str, Any] = {
         "format": FORMAT,
@@ -191,8 +192,9 @@ def _map_samples(
         image, cells = fields[number]
         line = split_line(image, settings.train_fraction)
         lines.append(line)
-        # What the network sees around a place may not reach over the line either.
+        # What the network sees around a place may not reach over the line, nor may labels that are interpolated.
         image = image.isel(x=image.x.values <= line)
+        cells = cells.isel(cell=np.flatnonzero(positions(cells)[:, 0] <= line))
         parts = [(training, image)]
         share = settings.validation_fraction if hold else 0.0
         if share:
@@ -378,11 +380,13 @@ def _errors(
     return row
 
 
-def _key(training: Samples, settings: TrainSettings, start: Model | None) -> str:
+def _key(training: Samples, held: Samples | None, settings: TrainSettings, start: Model | None) -> str:
     """Of everything that the weights depend on."""
     digest = hashlib.sha256(repr(sorted(asdict(replace(settings, device="cpu")).items())).encode())
     digest.update(torch.__version__.encode())
-    digest.update(np.ascontiguousarray(training.labels()).tobytes())
+    for samples in (training, held):
+        if samples is not None:
+            digest.update(np.ascontiguousarray(samples.labels()).tobytes())
     seen: Batch = next(training.in_order(settings))
     digest.update(seen[0][0].numpy().tobytes())
     for value in [] if start is None else start.network.state_dict().values():

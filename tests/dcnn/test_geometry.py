@@ -273,9 +273,6 @@ def test_a_window_feels_pixels_beyond_its_edge_by_at_most_four(make_scene, step)
     assert reach(image, centre, windows, edge) <= 4 * step + 1e-6
 
 
-@pytest.mark.xfail(
-    strict=True, reason="jitter is added after the split: such windows must be dropped or kept back"
-)
 def test_jitter_carries_no_training_window_over_the_line(make_scene):
     scene = make_scene(12, 4)
     image = scene.draw(0.2)

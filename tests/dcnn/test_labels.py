@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from dcnn import ModelError, Windows, labelled_windows, split, split_line
+from dcnn import ModelError, TrainSettings, Windows, labelled_windows, split, split_line
 from dcnn._labels import usable_cells
+from dcnn._training import _map_samples
 
 SLIDING = Windows("sliding", stride_angstrom=1.5)
 
@@ -45,6 +46,21 @@ def test_labels_of_one_side_know_nothing_of_the_other(make_scene):
         for cells in (scene.cells, changed)
     )
     np.testing.assert_array_equal(before["d_label"], after["d_label"])
+
+
+def test_maps_of_one_side_know_nothing_of_the_other(make_scene):
+    scene = make_scene(15, 12)
+    image = scene.draw(noise=0.01)
+    line = split_line(image)
+    changed_image, changed = image.copy(deep=True), scene.cells.copy(deep=True)
+    changed["d"].values[changed["x"].values > line] = 1e6
+    changed_image.values[:, image.x.values > line] = 7.0
+    before, after = (
+        _map_samples([field], TrainSettings(network="dense"), hold=False)[0]
+        for field in ((image, scene.cells), (changed_image, changed))
+    )
+    np.testing.assert_array_equal(before.maps[0], after.maps[0])
+    np.testing.assert_array_equal(before.images[0], after.images[0])
 
 
 def test_centred_labels_belong_to_their_windows(make_scene):
