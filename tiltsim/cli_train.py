@@ -17,6 +17,7 @@ import dcnn
 from dcnn import window_angstrom
 from tiltsim.cli_options import DatasetName, Device, Lattice, Out, PixelSize, Zone, console
 from tiltsim.errors import SettingsError
+from tiltsim.evaluation.suites import HELD_OUT as EVALUATION_SEEDS
 from tiltsim.measuring import MeasureOptions, measure_file
 from tiltsim.output import check_folder, complete_folder, make_folder, write_json
 from tiltsim.pretrained import MODELS, model_path
@@ -101,7 +102,9 @@ def train(
         ),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", show_default="0.002")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and fields.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=EVALUATION_SEEDS - 1, help="Of weights, batches and fields.")
+    ] = 0,
     pixel_size: PixelSize = None,
     lattice_parameter: Lattice = None,
     zone: Zone = "auto",

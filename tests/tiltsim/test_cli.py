@@ -165,6 +165,8 @@ def test_no_pixel_size_is_said(tiltsim_command, tmp_path):
         (("study", "nowhere.toml"), "nowhere.toml"),
         (("predict", "nowhere.safetensors", "film.dm4"), "nowhere.safetensors"),
         (("report", "nowhere"), "nowhere"),
+        # Seeds of fields on which networks are judged are not for training.
+        (("train", "networks", "--seed", "900000"), "--seed"),
         (("measure", "film.dm4", "--pixel-size", "-1"), "film.dm4"),
     ],
 )
