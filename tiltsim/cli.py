@@ -18,7 +18,7 @@ from tiltsim.cli_evaluate import evaluate
 from tiltsim.cli_library import library
 from tiltsim.cli_measure import measure
 from tiltsim.cli_networks import networks
-from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, in_options, print_lines
+from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, flowing, in_options, print_lines
 from tiltsim.cli_predict import predict
 from tiltsim.cli_specimens import simulate, structure
 from tiltsim.cli_synth import synth
@@ -106,6 +106,9 @@ def report(
         raise SettingsError(f"{path}: not valid JSON; run the study again.") from error
     write_report(summary, folder)
     console.print(f"report: {folder / 'report.html'}")
+
+
+flowing(app)
 
 
 def main() -> None:

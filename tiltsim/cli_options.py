@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,16 @@ def print_lines(lines: list[str]) -> None:
     """Print ``lines`` as they are."""
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def flowing(app: typer.Typer) -> None:
+    """Let the help of each verb flow to the width of the terminal: line breaks of a docstring's paragraphs are ours alone."""
+    for command in app.registered_commands:
+        text = inspect.cleandoc((command.callback and command.callback.__doc__) or "")
+        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            flowing(group.typer_instance)
 
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if missing.")]

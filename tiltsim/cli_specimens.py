@@ -166,7 +166,7 @@ def simulate(
     also: Annotated[
         list[str] | None,
         typer.Option(
-            help="A further detector, [NAME=]INNER-OUTER[/SEGMENTS]; repeatable.", show_default=False
+            help=r"A further detector, \[NAME=]INNER-OUTER\[/SEGMENTS]; repeatable.", show_default=False
         ),
     ] = None,
     source: Annotated[float, typer.Option(help="Effective source, FWHM, Å.")] = 0.8,

@@ -119,13 +119,11 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 -m tiltsim train …
 
-    Examples
-    --------
-    tiltsim train film.dm4 --lattice-parameter 3.96 --mode sliding --out out/net
+    Example: tiltsim train film.dm4 --lattice-parameter 3.96 --mode sliding --out out/net
 
-    tiltsim train synth-networks --library library.nc --network context --tilt --out out/aware
+    Example: tiltsim train synth-networks --library library.nc --network context --tilt --out out/aware
 
-    tiltsim train film.dm4 --network context --tilt --start out/aware/model.safetensors --epochs 10 --out out/tuned
+    Example: tiltsim train film.dm4 --network context --tilt --start out/aware/model.safetensors --epochs 10 --out out/tuned
     """
     begin = time.perf_counter()
     check_folder(out)

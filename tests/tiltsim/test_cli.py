@@ -27,9 +27,21 @@ def test_help_teaches_every_verb(tiltsim_command):
     assert code == 0
     for verb in ("structure", "simulate", "measure", "train", "predict", "study", "report"):
         assert verb in text
-    code, text = tiltsim_command("measure", "--help")
-    assert code == 0
+
+
+VERBS = (
+    *("structure", "simulate", "converge", "measure", "synth", "train", "predict", "evaluate", "transfer"),
+    *("study", "library build", "library check"),
+    *(f"networks {verb}" for verb in ("maps", "noise", "cross", "centred", "features", "saliency")),
+)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_has_an_example(tiltsim_command, verb):
+    code, text = tiltsim_command(*verb.split(), "--help")
+    assert code == 0, text
     assert "Example" in text
+    assert "--out" in text
 
 
 def test_structure_then_files(tiltsim_command, tmp_path):
