@@ -27,11 +27,8 @@ from _networks import TRAININGS, network, recipe_for
 import analysis
 import dcnn
 from tiltsim import synthesize
-from tiltsim.evaluation import evaluate
-from tiltsim.evaluation_novelty import novelty_roc
-from tiltsim.evaluation_tilt import plot_tilt_accuracy, tilt_accuracy
+from tiltsim.evaluation import evaluate, novelty_roc, plot_roc, plot_tilt_accuracy, tilt_accuracy
 from tiltsim.library import Library
-from tiltsim.novelty_figures import plot_roc
 from tiltsim.output import make_folder
 from tiltsim.synth.labelling import labelled
 

@@ -1,7 +1,7 @@
 """Tilt, thickness and displacement of a uniform crystal by maximum likelihood: the reference that any estimator is held against.
 
 The cells of an image are folded into one, whose Poisson counts are fitted by the library's images with everything that
-:func:`tiltsim.fisher.tilt_bound` takes as unknown: tilt, thickness, d, scale, offset, origin and the source's covariance.
+:func:`tiltsim.bounds.fisher.tilt_bound` takes as unknown: tilt, thickness, d, scale, offset, origin and the source's covariance.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from tiltsim.bounds.fisher import NUISANCE, UNITS, inverse
+from tiltsim.bounds.folding import Folded, Grating, fold, grating, stack
+from tiltsim.bounds.response import SPECIMEN, library_periods
 from tiltsim.errors import SettingsError
-from tiltsim.fisher import NUISANCE, UNITS, inverse
-from tiltsim.fisher_response import SPECIMEN, library_periods
-from tiltsim.folding import Folded, Grating, fold, grating, stack
 from tiltsim.library import Library
 
 Floats = NDArray[np.float64]
@@ -94,7 +94,7 @@ def likelihood_tilt(
     Parameters
     ----------
     image : DataArray (y, x)
-        Of one uniform crystal, with its dose in the attributes, see :func:`tiltsim.folding.electrons_of`.
+        Of one uniform crystal, with its dose in the attributes, see :func:`tiltsim.bounds.folding.electrons_of`.
     cells : Dataset
         Dim cell: ``x``, ``y`` of the B columns, Å. They only say where the lattice is; all of the image is fitted.
     library : Library

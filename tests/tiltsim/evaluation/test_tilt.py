@@ -5,11 +5,11 @@ import pytest
 import xarray as xr
 
 import tiltsim
-from tiltsim.evaluation_tilt import plot_tilt_accuracy, tilt_accuracy
-from tiltsim.fisher import tilt_bound
-from tiltsim.folding import Grating, electrons_of, fold, grating
-from tiltsim.tilt_likelihood import BINS, fit_folded, likelihood_tilt
-from tiltsim.uniform_fields import patches, uniform_field
+from tiltsim.bounds.fisher import tilt_bound
+from tiltsim.bounds.folding import Grating, electrons_of, fold, grating
+from tiltsim.bounds.likelihood import BINS, fit_folded, likelihood_tilt
+from tiltsim.evaluation.tilt import plot_tilt_accuracy, tilt_accuracy
+from tiltsim.evaluation.uniform_fields import patches, uniform_field
 
 STATE = {"tilt": (4.1, -2.3), "thickness": 61.0, "d": (-14.0, 9.0)}
 

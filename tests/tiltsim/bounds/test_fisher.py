@@ -6,9 +6,9 @@ import xarray as xr
 
 import tiltsim
 from tests.tiltsim.conftest import SMALL_LIBRARY
-from tiltsim.fisher import NUISANCE, UNITS, fisher_information, model_slopes, tilt_bound
-from tiltsim.fisher_figures import bound_table, component_rms, plot_bound
-from tiltsim.fisher_response import (
+from tiltsim.bounds.figures import bound_table, component_rms, plot_bound
+from tiltsim.bounds.fisher import NUISANCE, UNITS, fisher_information, model_slopes, tilt_bound
+from tiltsim.bounds.response import (
     ABERRATIONS,
     SPECIMEN,
     aberration,

@@ -16,7 +16,7 @@ def plot_roc(table: xr.Dataset) -> Figure:
     Parameters
     ----------
     table : Dataset
-        From :func:`tiltsim.evaluation_novelty.novelty_roc`.
+        From :func:`tiltsim.evaluation.novelty.novelty_roc`.
 
     Returns
     -------

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 import dcnn
 from tiltsim.errors import SettingsError
+from tiltsim.evaluation.novelty_kinds import KINDS, Sample, known_field, real_110
 from tiltsim.library import Library
-from tiltsim.novelty_kinds import KINDS, Sample, known_field, real_110
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def novelty_roc(
     fields : int
         Known fields, and images of each kind.
     kinds : sequence of str, optional
-        Of :data:`tiltsim.novelty_kinds.KINDS`; default all.
+        Of :data:`tiltsim.evaluation.novelty_kinds.KINDS`; default all.
     seed : int
         Of the known fields; it must not be that of the training.
     data : Path, optional

@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from tiltsim.bounds.response import ABERRATIONS, SPECIMEN, CellResponse, aberration, library_response
 from tiltsim.errors import SettingsError
-from tiltsim.fisher_response import ABERRATIONS, SPECIMEN, CellResponse, aberration, library_response
 from tiltsim.library import Library
 from tiltsim.synth.probe import ProbeFaults, transfer
 
@@ -155,7 +155,7 @@ def tilt_bound(
     ----------
     source : Library or CellResponse
         A library, asked at the state that follows; or the response of a state from
-        :func:`~tiltsim.fisher_response.engine_derivatives`.
+        :func:`~tiltsim.bounds.response.engine_derivatives`.
     tilt, d : (float, float)
         mrad, pm. A library needs ``tilt``.
     thickness : float
@@ -168,7 +168,7 @@ def tilt_bound(
         Å.
     nuisance : sequence of str
         Unknown besides tilt, thickness and d: of :data:`NUISANCE` (default: all) and of
-        :data:`~tiltsim.fisher_response.ABERRATIONS`.
+        :data:`~tiltsim.bounds.response.ABERRATIONS`.
     pixel : float
         Å.
     prior_tilt_mrad : float, optional

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from tiltsim.fisher import NUISANCE, UNITS, fisher_information, inverse, model_slopes
-from tiltsim.fisher_response import SPECIMEN, library_response
+from tiltsim.bounds.fisher import NUISANCE, UNITS, fisher_information, inverse, model_slopes
+from tiltsim.bounds.response import SPECIMEN, library_response
 from tiltsim.library import Library
 
 #: Tilts (modulus, mrad, and direction, degrees) over which a table is averaged, in the mean of variances; d of bulk R3c.
@@ -48,7 +48,7 @@ def bound_table(
     source_fwhm : float
         Å.
     nuisance : sequence of str
-        As :func:`tiltsim.fisher.tilt_bound`'s.
+        As :func:`tiltsim.bounds.fisher.tilt_bound`'s.
     prior : mapping of str to float, optional
         Standard deviations, for ``std_prior``; default 4 mrad for the tilt.
 

@@ -12,15 +12,23 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 import dcnn
+from tiltsim.bounds.figures import in_powers
+from tiltsim.bounds.fisher import NUISANCE, tilt_bound
+from tiltsim.bounds.folding import Grating, fold
+from tiltsim.bounds.likelihood import BINS, fit_folded, in_image_axes
+from tiltsim.bounds.response import library_response
 from tiltsim.errors import SettingsError
-from tiltsim.fisher import NUISANCE, tilt_bound
-from tiltsim.fisher_figures import in_powers
-from tiltsim.fisher_response import library_response
-from tiltsim.folding import Grating, fold
+from tiltsim.evaluation.uniform_fields import (
+    PIXEL,
+    SOURCE,
+    UniformField,
+    cells_within,
+    patches,
+    priors,
+    uniform_field,
+)
 from tiltsim.images import apply_dose
 from tiltsim.library import Library
-from tiltsim.tilt_likelihood import BINS, fit_folded, in_image_axes
-from tiltsim.uniform_fields import PIXEL, SOURCE, UniformField, cells_within, patches, priors, uniform_field
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +83,7 @@ def tilt_accuracy(
     most_patches : int
         Images of each size from each field.
     likelihood : bool
-        Also fit each image by :func:`tiltsim.tilt_likelihood.fit_folded`, with a prior as wide as the tilts that are drawn.
+        Also fit each image by :func:`tiltsim.bounds.likelihood.fit_folded`, with a prior as wide as the tilts that are drawn.
     progress : callable, optional
         Called as ``progress(done, fields)``.
 

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from tiltsim.bounds.folding import Grating, grating
 from tiltsim.errors import SettingsError
-from tiltsim.folding import Grating, grating
 from tiltsim.library import Library
 from tiltsim.synth import synthesize
 from tiltsim.synth.faults import Faults

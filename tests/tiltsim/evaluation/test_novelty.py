@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import tiltsim
-from tiltsim.evaluation_novelty import auc, novelty_roc, roc
-from tiltsim.novelty_figures import plot_roc
-from tiltsim.novelty_kinds import KINDS, known_field
+from tiltsim.evaluation.novelty import auc, novelty_roc, roc
+from tiltsim.evaluation.novelty_figures import plot_roc
+from tiltsim.evaluation.novelty_kinds import KINDS, known_field
 
 
 def period_power(image, places):
