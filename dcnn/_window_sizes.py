@@ -6,9 +6,7 @@ import math
 import re
 
 from dcnn._errors import ModelError
-
-SMALLEST, LARGEST = 2.0, 100.0
-"""Å: below the first no window holds a column with its flanks, above the second it is no local measurement."""
+from dcnn._windows import LARGEST, SMALLEST
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 _SIZE = re.compile(rf"({_NUMBER})\s*([^\d\s.].*)?", re.IGNORECASE)

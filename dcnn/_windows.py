@@ -24,6 +24,10 @@ Centres = xr.Dataset | ArrayLike
 
 ANGSTROM = "Å"
 _ANGSTROM_SPELLINGS = {"Å", "\u212b", "A", "angstrom", "Angstrom", "angstroms", "Angstroms"}
+
+SMALLEST, LARGEST = 2.0, 100.0
+"""Sides of a window, Å: below the first it holds no column with its flanks, above the second it is no local measurement."""
+
 _CHUNK = 4096  # windows sampled at once: bounds the memory of the coordinates to about 100 MB
 
 
@@ -69,6 +73,10 @@ class Windows:
             if getattr(self, name) not in choices:
                 raise ModelError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
         require_positive("size_angstrom", self.size_angstrom)
+        if not SMALLEST <= self.size_angstrom <= LARGEST:
+            raise ModelError(
+                f"window {self.size_angstrom:g} Å must be from {SMALLEST:g} to {LARGEST:g} Å; 6 Å is usual."
+            )
         require_positive("stride_angstrom", self.stride_angstrom)
         if isinstance(self.pixels, bool) or not isinstance(self.pixels, int) or not 8 <= self.pixels <= 256:
             raise ModelError(f"pixels must be a whole number from 8 to 256, not {self.pixels!r}.")

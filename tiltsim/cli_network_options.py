@@ -19,6 +19,7 @@ from tiltsim.errors import SettingsError
 from tiltsim.library import Library, open_library
 from tiltsim.network_studies import NetworkStudy, Windowed, fresh_model, tilted_fields, windows_of
 from tiltsim.output import check_folder, complete_folder, write_json
+from tiltsim.pretrained import model_path
 from tiltsim.progress import Bars, progress_bars
 
 LibraryFile = Annotated[
@@ -39,9 +40,11 @@ Seed = Annotated[int, typer.Option(min=0, help="Of specimens, noise and weights.
 Quick = Annotated[bool, typer.Option("--quick", help="Small fields, short training: does it all work?")]
 Component = Annotated[str, typer.Option(help="Component of d in the maps: x or y.")]
 ModelFile = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--model", help="A trained model to look into; default: one is trained.", show_default=False
+        "--model",
+        help="A trained model to look into (baseline or residual); default: one is trained.",
+        show_default=False,
     ),
 ]
 
@@ -101,10 +104,10 @@ def run(
 
 
 def looked_into(
-    study: NetworkStudy, library: Library, model: Path | None, quick: bool, bars: Bars
+    study: NetworkStudy, library: Library, model: str | None, quick: bool, bars: Bars
 ) -> tuple[dcnn.Model, Windowed]:
     """The model, trained or read, and windows of fields that it has not seen."""
     count = min(study.fields, 10) if quick else study.fields
-    seen = fresh_model(study, library, count, bars) if model is None else dcnn.load(model)
+    seen = fresh_model(study, library, count, bars) if model is None else dcnn.load(model_path(model))
     fields = tilted_fields(study, library, 4 if quick else 24, first=_HELD_OUT, reporter=bars)
     return seen, windows_of(seen, fields)

@@ -150,10 +150,13 @@ def train(
         ),
         network=network,
         targets=("d", "tilt", "thickness") if tilt else ("d",),
-        epochs=epochs or (60 if experiment else 12),
-        batch_size=batch
-        or (16 if network == "dense" else 64 if experiment else 1024 if network == "context" else 512),
-        learning_rate=learning_rate or (1e-3 if network == "context" else 2e-3) * (0.3 if given else 1.0),
+        epochs=_given(epochs, 60 if experiment else 12),
+        batch_size=_given(
+            batch, 16 if network == "dense" else 64 if experiment else 1024 if network == "context" else 512
+        ),
+        learning_rate=_given(
+            learning_rate, (1e-3 if network == "context" else 2e-3) * (0.3 if given else 1.0)
+        ),
         weight_decay=0.3 if experiment else 0.01,
         seed=seed,
         device=device,
@@ -161,6 +164,7 @@ def train(
         augment=synthetic and labels == "truth",
         jitter_angstrom=0.08 if synthetic and labels == "truth" else 0.0,
     )
+    synthesized = None if experiment else _fields(source, library, fields, seed, labels, on_axis)
     make_folder(out)
     checkpoint = out / CHECKPOINT
     leads = int(os.environ.get("RANK", "0")) == 0
@@ -181,8 +185,8 @@ def train(
                 "cells": int(cells.sizes["cell"]),
                 "labels": "fit",
             }
-        else:
-            training, held, test = _fields(source, library, fields, seed, labels, on_axis)
+        elif synthesized is not None:
+            training, held, test = synthesized
             model = _train_on_fields(training, held, settings, given, checkpoint, bars)
             bars.stage("calibrate", 1)
             # Intervals are about the truth, and are measured on none of the fields that chose the epoch.
@@ -211,6 +215,10 @@ def train(
     else:
         best = model.card["training"]["history"][model.card["training"]["best_epoch"] - 1]
         console.print(f"held-out fields: {_errors(best)} → {out / 'model.safetensors'}")
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _is_image(source: str) -> bool:

@@ -176,6 +176,8 @@ def test_no_pixel_size_is_said(tiltsim_command, tmp_path):
         (("simulate", "nowhere.xyz"), "nowhere.xyz"),
         (("study", "nowhere.toml"), "nowhere.toml"),
         (("predict", "nowhere.safetensors", "film.dm4"), "nowhere.safetensors"),
+        (("predict", "nowhere", "film.dm4"), "tilt-aware"),
+        (("train", "synth-networks", "--library", "nowhere.nc"), "nowhere.nc"),
         (("report", "nowhere"), "nowhere"),
         # Seeds of fields on which networks are judged are not for training.
         (("train", "networks", "--seed", "900000"), "--seed"),
