@@ -122,7 +122,7 @@ def at_every_tilt(
 
 def tilt_against_bound(model: dcnn.Model, library: Library, out: Path, quick: bool) -> dict[str, Any]:
     """Show 3: RMSE of the tilt from 1, 20 and 400 cells, and the bound; a maximum likelihood fit of the folded cell beside it."""
-    found = tilt_accuracy(model, library, fields=2 if quick else 20, likelihood=True)
+    found = tilt_accuracy(model, library, fields=2 if quick else 100, likelihood=True)
     analysis.write_dataset(found, out / "tilt_accuracy.nc")
     analysis.save(plot_tilt_accuracy(found), out / "tilt_accuracy")
     names = ("rms_bound", "rms_bound_prior")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import dcnn
-from tiltsim.cli_train import HELD_OUT
 from tiltsim.library import Library
+from tiltsim.seeds import VALIDATION
 from tiltsim.synth.labelling import Labels, SynthesizedFields
 from tiltsim.synth.recipe import Recipe, load_recipe, on_axis
 
@@ -111,11 +111,11 @@ def network(
     model = dcnn.train(
         SynthesizedFields(recipe, source, number, 0, one.labels),
         settings,
-        validation=SynthesizedFields(recipe, source, few, HELD_OUT, one.labels),
+        validation=SynthesizedFields(recipe, source, few, VALIDATION, one.labels),
         checkpoint=folder / f".{name}.checkpoint.safetensors",
         progress=lambda epoch, row: print(f"  epoch {epoch}: {row['validation_rmse_pm']:.2f} pm", flush=True),
     )
-    model = dcnn.calibrate(model, SynthesizedFields(recipe, source, max(few, 12), HELD_OUT, first=few))
+    model = dcnn.calibrate(model, SynthesizedFields(recipe, source, max(few, 12), VALIDATION, first=few))
     dcnn.save(model, file)
     (folder / f".{name}.checkpoint.safetensors").unlink(missing_ok=True)
     return model, {"about": one.about, "seconds": time.perf_counter() - start}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from dcnn._calibration import factors_of, reference_of
 from dcnn._errors import ModelError
+from dcnn._labels import around, between, centres_of, usable_cells
 from dcnn._model import Model
 from dcnn._prediction import answers_at
 from dcnn._samples import Field
-from dcnn._targets import read_targets
+from dcnn._windows import grid
 
 
 def calibrate(model: Model, fields: Sequence[Field], coverage: float = 0.9, *, device: str = "auto") -> Model:
@@ -24,7 +26,9 @@ def calibrate(model: Model, fields: Sequence[Field], coverage: float = 0.9, *, d
     |error| / expected error, for six classes of expected error apart, between which factors are interpolated.
 
     Novelty is the Mahalanobis distance of a cell's features from those of known cells (Lee et al. 2018, arXiv:1807.03888), over its 99 %
-    quantile; that of an image is the mean distance of its cells over the 99 % quantile of that among known images.
+    quantile; that of an image is the mean distance of its cells over the 99 % quantile of the mean of as many cells of known images.
+
+    A sliding or dense model is calibrated on B columns and on its own grid in equal parts.
 
     Parameters
     ----------
@@ -53,27 +57,44 @@ def calibrate(model: Model, fields: Sequence[Field], coverage: float = 0.9, *, d
     errors, expected, features = [], [], []
     for number in range(len(fields)):
         image, cells = fields[number]
-        labels = read_targets(cells, model.targets)
         rng = np.random.default_rng([model.settings.seed, number, 1])
-        known = np.column_stack([cells["x"].values, cells["y"].values])
-        at = known + rng.normal(0, model.settings.jitter_angstrom, known.shape)
-        if model.windows.site == "A" and model.windows.mode == "centred":
-            # The label of an A column is the mean of the four cells around it.
-            places = np.column_stack([cells["x_a"].values, cells["y_a"].values])
-            distance, near = cKDTree(known).query(places, k=4)
-            inner = distance.max(axis=1) < 1.3 * np.median(distance)
-            at, labels = places[inner], labels[near[inner]].mean(axis=1)
-        table, of_cells = answers_at(bare, image, at, device)
-        mean = _columns(table, model, "")
-        expected.append(_columns(table, model, "_std"))
-        errors.append(mean - labels[table["index"].values])
-        features.append(of_cells)
+        for at, labels in _places(model, image, cells, rng):
+            table, of_cells = answers_at(bare, image, at, device)
+            if not table.sizes["cell"]:
+                continue
+            mean = _columns(table, model, "")
+            expected.append(_columns(table, model, "_std"))
+            errors.append(mean - labels[table["index"].values])
+            features.append(of_cells)
+    if not errors:
+        raise ModelError("No field shows a cell whole; pass larger ones, or check their flags.")
     card = {
         **model.card,
         "calibration": factors_of(np.concatenate(errors), np.concatenate(expected), model, coverage),
     }
     card["novelty"], extra = reference_of(features)
     return Model(model.network, card, extra)
+
+
+def _places(
+    model: Model, image: xr.DataArray, cells: xr.Dataset, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Where the model will be asked, Å, and the labels there: columns, and for those that need none also places between."""
+    known, labels = usable_cells(cells, model.targets)
+    if not len(known):
+        return
+    windows, dense = model.windows, model.settings.network == "dense"
+    if windows.site == "A" and windows.mode == "centred":
+        at = centres_of(cells, windows)
+        yield at, around(known, labels, at)
+        return
+    yield known + rng.normal(0, model.settings.jitter_angstrom, known.shape), labels
+    if dense or windows.mode == "sliding":
+        at = grid(image, replace(windows, stride_angstrom=2.0) if dense else windows)
+        # As many as there are columns, so that neither counts for more.
+        at = at[rng.permutation(len(at))[: len(known)]]
+        # At a border there is no label, but what it looks like is known.
+        yield at, between(known, labels, at)
 
 
 def _columns(table: Any, model: Model, suffix: str) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from dcnn._targets import channels, vectors
 _BINS = 6  # of the expected error: what is sharp and what is vague are calibrated apart
 _LIMIT = 0.99  # share of known cells, and of known images, with a novelty below 1
 _LEAST = 50  # labels a bin
+_FEW, _DRAWS = (1, 4, 20, 100), 50  # cells of small images, and how many are drawn from each known one
 _FLOOR = 1e-4  # of the mean variance of features: below lies rounding
 
 
@@ -34,7 +35,10 @@ def novelty_of(model: Model, features: NDArray[np.float32]) -> tuple[NDArray[np.
     distance = _distance(
         features, *(model.extra[name].numpy().astype(float) for name in ("mean", "whitening"))
     )
-    whole = float(distance.mean() / limits["image_limit"]) if len(distance) else float("nan")
+    whole = float("nan")
+    if len(distance):
+        of = limits["image_limits"]
+        whole = float(distance.mean() / np.interp(np.log(len(distance)), np.log(of["cells"]), of["limit"]))
     return distance / limits["cell_limit"], whole
 
 
@@ -57,27 +61,48 @@ def factors_of(
         order = np.argsort(sigma, kind="stable")
         middles, factors = [], []
         for rows in np.array_split(order, bins):
-            ratio = np.sort(error[rows] / sigma[rows])
-            rank = min(int(np.ceil(coverage * (len(ratio) + 1))), len(ratio)) - 1
             middles.append(float(np.log(np.maximum(np.median(sigma[rows]), 1e-12))))
-            factors.append(float(ratio[rank]))
+            factors.append(_upper(error[rows] / sigma[rows], coverage))
         of_channel[name] = {"log_std": middles, "factor": factors}
     return {"coverage": coverage, "channels": of_channel, "labels": len(errors)}
 
 
-def reference_of(features: list[NDArray[np.float32]]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+def _upper(values: NDArray[np.float64], share: float) -> float:
+    """What one more value will not exceed with a probability of ``share``, as long as there are values enough; else the largest."""
+    rank = min(int(np.ceil(share * (len(values) + 1))), len(values)) - 1
+    return float(np.sort(values)[rank])
+
+
+def reference_of(features: list[NDArray[np.float32]]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Limits for the card, and the mean and whitening of features (cell, f) of images, for the model."""
     every = np.concatenate(features).astype(float)
     mean, whitening = _whitened(every)
-    images = [float(_distance(one, mean, whitening).mean()) for one in features if len(one)]
+    images = [_distance(one, mean, whitening) for one in features if len(one)]
     limits = {
-        "cell_limit": float(np.quantile(_distance(every, mean, whitening), _LIMIT)),
-        "image_limit": float(np.quantile(images, _LIMIT)),
+        "cell_limit": _upper(np.concatenate(images), _LIMIT),
+        "image_limits": _image_limits(images),
         "cells": len(every),
         "images": len(images),
     }
     extra = {"mean": mean, "whitening": whitening}
     return limits, {k: torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32)) for k, v in extra.items()}
+
+
+def _image_limits(images: list[NDArray[np.float64]]) -> dict[str, list[float]]:
+    """Limits of the mean distance for images of few cells, in which it scatters, to whole ones."""
+    rng = np.random.default_rng(0)
+    whole = int(np.median([len(one) for one in images]))
+    cells: list[float] = []
+    limits: list[float] = []
+    for number in (n for n in _FEW if n < whole):
+        means = [
+            rng.choice(one, number).mean() for one in images if len(one) >= number for _ in range(_DRAWS)
+        ]
+        cells.append(number)
+        limits.append(_upper(np.array(means), _LIMIT))
+    cells.append(whole)
+    limits.append(_upper(np.array([one.mean() for one in images]), _LIMIT))
+    return {"cells": cells, "limit": limits}
 
 
 def _whitened(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -72,7 +72,7 @@ def read_checkpoint(
     if not path.is_file():
         return None
     tensors, card = read_tensors(path, FORMAT)
-    if card.get("key") != key:
+    if not isinstance(card, dict) or card.get("key") != key:
         raise ModelError(
             f"{path} is of a training with other settings, data or torch version; choose another --out, or delete it."
         )

@@ -17,6 +17,9 @@ from dcnn._windows import ANGSTROM, Centres, Windows, frame, grid, positions, su
 
 Subset = Literal["train", "test"]
 
+_FARTHEST_CORNER = (
+    0.92  # in lattice spacings: A columns are 0.71 from the B columns around them, 1.58 from the next
+)
 _LONGEST_EDGE = 2.5  # in lattice spacings: one missing cell is bridged, a gap of two is not
 
 
@@ -121,9 +124,9 @@ def labelled_windows(
 ) -> xr.Dataset:
     """Cut windows and give each its label.
 
-    A window centred on a B column takes the displacement of its cell. One on an A column, or a sliding one, takes
-    the displacement at its centre, interpolated linearly between the B columns around it; windows outside the
-    cells, or where cells are missing over more than about two spacings, are left out.
+    A window centred on a B column takes the displacement of its cell, one on an A column the mean of the four cells around
+    it, and a sliding one the displacement at its centre, interpolated linearly between the B columns around it; windows outside
+    the cells, or where cells are missing over more than about two spacings, are left out.
 
     Parameters
     ----------
@@ -165,7 +168,7 @@ def labelled_windows(
         xy, labels = xy[own], labels[own]
         centres = centres[split(centres, windows, split_x) == subset]
     if on_a or windows.mode == "sliding":
-        labels = _between(xy, labels, centres)
+        labels = (around if on_a else between)(xy, labels, centres)
         known = np.isfinite(labels[:, : len(COMPONENTS)]).all(axis=1)
         centres, labels = centres[known], labels[known]
     if jitter is not None:
@@ -179,7 +182,21 @@ def labelled_windows(
     return cut.assign_coords(component=list(COMPONENTS))
 
 
-def _between(
+def around(
+    xy: NDArray[np.float64], labels: NDArray[np.float64], centres: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Mean labels (n, channel) of the four cells around A columns; NaN where there are not four."""
+    if len(xy) < 4:
+        return np.full((len(centres), labels.shape[1]), np.nan)
+    tree = cKDTree(xy)
+    spacing = float(np.median(tree.query(xy, k=2)[0][:, 1]))
+    distance, near = tree.query(centres, k=4)
+    mean = labels[near].mean(axis=1)
+    mean[distance.max(axis=1) > _FARTHEST_CORNER * spacing] = np.nan
+    return np.asarray(mean)
+
+
+def between(
     xy: NDArray[np.float64], labels: NDArray[np.float64], centres: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Interpolate labels (n, channel) linearly between cells; NaN outside them."""

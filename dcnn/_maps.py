@@ -17,7 +17,7 @@ from scipy.ndimage import (
 )
 
 from dcnn._errors import ModelError
-from dcnn._labels import _between, usable_cells
+from dcnn._labels import between, usable_cells
 from dcnn._networks import PITCH, STRIDE
 from dcnn._windows import frame
 
@@ -136,7 +136,7 @@ def label_map(
     xy, labels = usable_cells(cells, targets)
     x, y = map_places(shape, origin)
     centres = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    return _between(xy, labels, centres).reshape(len(y), len(x), -1).astype(np.float32)
+    return between(xy, labels, centres).reshape(len(y), len(x), -1).astype(np.float32)
 
 
 def read_map(

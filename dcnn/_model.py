@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from dcnn._settings import TrainSettings, settings_from
 from dcnn._targets import channels
 from dcnn._windows import Windows
 
-FORMAT = "tiltsim-dcnn/2"
+FORMAT = "tiltsim-dcnn/3"
 CONVENTIONS = "d = mean A − B, pm, x right, y down; tilt of the beam inside the crystal, mrad"
 
 _EXTRA = "extra."  # tensors of a file that are not the network's
@@ -135,13 +136,38 @@ def load(path: str | os.PathLike[str]) -> Model:
         network = network_for(settings_from(card["settings"]))
         network.load_state_dict(tensors, assign=True)
         model = Model(network.eval(), card, extra)
-        if len(model.mean) != len(channels(model.targets)):
-            raise ValueError("the card names other targets than its labels had")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        _check(model)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ModelError(
             f"{path} holds a card and weights that do not belong together; train it again."
         ) from error
     return model
+
+
+def _check(model: Model) -> None:
+    """Raise ValueError, or what comes of a card without its parts, unless everything is there that predictions need."""
+    names = channels(model.targets)
+    for values in (model.mean, model.scale):
+        if values.shape != (len(names),) or not np.isfinite(values).all():
+            raise ValueError("label_mean and label_scale must be a finite number for each channel")
+    if not (model.scale > 0).all():
+        raise ValueError("label_scale must be positive")
+    for value in [*model.network.state_dict().values(), *model.extra.values()]:
+        if value.dtype != torch.float32 or not torch.isfinite(value).all():
+            raise ValueError("weights must be finite float32")
+    if ("calibration" in model.card) != ("novelty" in model.card):
+        raise ValueError("calibration and novelty belong together")
+    if "calibration" in model.card:
+        of_channel = model.card["calibration"]["channels"]
+        limits = model.card["novelty"]
+        tables = [(of_channel[n]["log_std"], of_channel[n]["factor"]) for n in names]
+        tables.append((limits["image_limits"]["cells"], limits["image_limits"]["limit"]))
+        for at, values in (np.asarray(t, dtype=float) for t in tables):
+            if at.ndim != 1 or not len(at) or not np.isfinite([at, values]).all() or (np.diff(at) < 0).any():
+                raise ValueError("calibration must be tables of finite, rising numbers")
+        width = len(model.extra["mean"])
+        if model.extra["whitening"].shape != (width, width) or not float(limits["cell_limit"]) > 0:
+            raise ValueError("novelty needs a mean, a whitening and a limit")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any], format: str) -> Path:

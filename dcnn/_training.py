@@ -22,14 +22,13 @@ from torch import Tensor, nn
 from dcnn._checkpoint import Progressed, read_checkpoint, write_checkpoint
 from dcnn._distributed import Team, team
 from dcnn._errors import ModelError
-from dcnn._labels import split_line
+from dcnn._labels import split, split_line
 from dcnn._maps import label_map, resampled
 from dcnn._model import CONVENTIONS, FORMAT, Model
-from dcnn._networks import Network, initialised
-from dcnn._samples import Batch, Field, MapSamples, Samples, gather, hold_back
+from dcnn._networks import Network, initialised, last_layer
+from dcnn._samples import Field, MapSamples, Samples, gather, hold_back
 from dcnn._settings import TrainSettings
 from dcnn._targets import channels, vectors
-from dcnn._windows import positions
 
 Progress = Callable[[int, Mapping[str, float]], None]
 """Called after each epoch with its number (from 1) and ``train_rmse_pm``, ``train_loss``, ``learning_rate`` and, where
@@ -141,8 +140,12 @@ def train(
     network = initialised(settings.network, settings.windows.pixels, outputs, generator)
     if start is not None:
         network.load_state_dict(copy.deepcopy(start.network.state_dict()))
+        with torch.no_grad():
+            bias = last_layer(network).bias
+            assert bias is not None
+            bias[: len(mean)] += torch.as_tensor((start.mean - mean) / scale)
     with team(settings.device) as crew:
-        key = _key(training, held, settings, start) if checkpoint is not None else ""
+        key = _key(training, held, settings, start, crew.size) if checkpoint is not None else ""
         state = _fit(network, training, held, scale, settings, crew, checkpoint, key, progress)
     card: dict[str, Any] = {
         "format": FORMAT,
@@ -194,7 +197,9 @@ def _map_samples(
         lines.append(line)
         # What the network sees around a place may not reach over the line, nor may labels that are interpolated.
         image = image.isel(x=image.x.values <= line)
-        cells = cells.isel(cell=np.flatnonzero(positions(cells)[:, 0] <= line))
+        if settings.train_fraction < 1:
+            own = split(cells, settings.windows, line) == "train"
+            cells = cells.isel(cell=np.flatnonzero(own))
         parts = [(training, image)]
         share = settings.validation_fraction if hold else 0.0
         if share:
@@ -238,12 +243,15 @@ def _standards(
     labels: NDArray[np.float32], settings: TrainSettings, start: Model | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What is subtracted of labels, and what they are divided by: one number for both components of a vector."""
+    pairs = vectors(settings.targets)
     if start is not None:
-        return start.mean, start.scale
+        mean = start.mean
+        if settings.augment:
+            mean[[k for pair in pairs for k in pair]] = 0.0
+        return mean, start.scale
     finite = np.where(np.isfinite(labels), labels, np.nan).astype(float)
     count = np.isfinite(finite).sum(axis=0)
     mean = np.where(count, np.nansum(finite, axis=0) / np.maximum(count, 1), 0.0)
-    pairs = vectors(settings.targets)
     if settings.augment:
         mean[[k for pair in pairs for k in pair]] = 0.0  # as it is over all mirrors
     square = np.nansum(np.square(finite - mean), axis=0) / np.maximum(count, 1)
@@ -294,17 +302,17 @@ def _fit(
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
             optimiser.step()
-            size = _windows(settings, wanted)
+            size = _labelled(wanted)
             total += loss.detach() * size
             count += size
             error = answer.detach()[..., :2] - labels[..., :2]
             square += torch.stack([error.square().nansum(), torch.isfinite(error).sum()])
         rmse = float((square[0] / square[1]).sqrt()) * float(scale[0])
         row = {"train_rmse_pm": rmse, "train_loss": float(total) / max(count, 1), "learning_rate": rate}
-        if not np.isfinite(row["train_loss"]):
-            raise ModelError("Training diverged; lower learning_rate.")
         if held is not None:
             row |= _errors(network, held, scale, settings, crew.device)
+        if not np.isfinite([row["train_loss"], row.get("validation_rmse_pm", 0.0)]).all():
+            raise ModelError("Training diverged; lower learning_rate.")
         state.history.append(row)
         if held is None or row["validation_rmse_pm"] < state.best_error:
             state.best, state.best_error = state.epoch, row.get("validation_rmse_pm", math.inf)
@@ -318,7 +326,7 @@ def _fit(
     return state
 
 
-def _windows(settings: TrainSettings, wanted: Tensor) -> int:
+def _labelled(wanted: Tensor) -> int:
     """How much of an epoch a batch with labels ``wanted`` is, in the unit of ``len(samples)``."""
     return len(wanted) if wanted.ndim != 3 else wanted.shape[0] * wanted.shape[1]
 
@@ -367,28 +375,32 @@ def _errors(
     with torch.inference_mode():
         for inputs, wanted in held.in_order(settings):
             answer = network(*(v.to(device) for v in inputs))[..., :k].float().cpu()
+            known = torch.isfinite(wanted).reshape(-1, k).numpy()
             error = (answer - wanted).reshape(-1, k).numpy().astype(float) * scale
-            square += np.nansum(error**2, axis=0)
-            count += np.isfinite(error).sum(axis=0)
+            square += np.where(known, error**2, 0.0).sum(axis=0)
+            count += known.sum(axis=0)
     mean = np.sqrt(square / np.maximum(count, 1))
-    pairs = dict(zip(channels(settings.targets), mean, strict=True))
+    pairs = {name: value for name, value, n in zip(channels(settings.targets), mean, count, strict=True) if n}
     row = {"validation_rmse_pm": float(np.hypot(pairs["d_x"], pairs["d_y"]) / math.sqrt(2))}
-    if "tilt" in settings.targets:
+    # What has no labels, such as the tilt of an experiment, has no error either.
+    if "tilt_x" in pairs:
         row["validation_tilt_mrad"] = float(np.hypot(pairs["tilt_x"], pairs["tilt_y"]) / math.sqrt(2))
-    if "thickness" in settings.targets:
+    if "thickness" in pairs:
         row["validation_thickness_angstrom"] = float(pairs["thickness"])
     return row
 
 
-def _key(training: Samples, held: Samples | None, settings: TrainSettings, start: Model | None) -> str:
+def _key(
+    training: Samples, held: Samples | None, settings: TrainSettings, start: Model | None, processes: int
+) -> str:
     """Of everything that the weights depend on."""
     digest = hashlib.sha256(repr(sorted(asdict(replace(settings, device="cpu")).items())).encode())
-    digest.update(torch.__version__.encode())
+    digest.update(f"{torch.__version__} {processes}".encode())
     for samples in (training, held):
         if samples is not None:
             digest.update(np.ascontiguousarray(samples.labels()).tobytes())
-    seen: Batch = next(training.in_order(settings))
-    digest.update(seen[0][0].numpy().tobytes())
+            for seen, _ in samples.in_order(settings):
+                digest.update(seen[0].numpy().tobytes())
     for value in [] if start is None else start.network.state_dict().values():
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()

@@ -28,6 +28,7 @@ _ANGSTROM_SPELLINGS = {"Å", "\u212b", "A", "angstrom", "Angstrom", "angstroms",
 SMALLEST, LARGEST = 2.0, 100.0
 """Sides of a window, Å: below the first it holds no column with its flanks, above the second it is no local measurement."""
 
+_MOST = 1e7  # windows of a grid: what they are told of them fills a few GB
 _CHUNK = 4096  # windows sampled at once: bounds the memory of the coordinates to about 100 MB
 
 
@@ -168,6 +169,11 @@ def grid(image: xr.DataArray, windows: Windows) -> NDArray[np.float64]:
     box = frame(image)
     half = windows.size_angstrom / 2
     _require_room(box, windows)
+    number = float(np.prod((box.last - box.origin - 2 * half) / windows.stride_angstrom + 1))
+    if number > _MOST:
+        raise ModelError(
+            f"stride_angstrom {windows.stride_angstrom:g} Å makes {number:.1g} windows, above {_MOST:g}; take a larger one."
+        )
     x, y = (
         np.arange(box.origin[k] + half, box.last[k] - half + 1e-6, windows.stride_angstrom) for k in (0, 1)
     )

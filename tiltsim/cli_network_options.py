@@ -21,6 +21,7 @@ from tiltsim.network_studies import NetworkStudy, Windowed, fresh_model, tilted_
 from tiltsim.output import check_folder, complete_folder, write_json
 from tiltsim.pretrained import model_path
 from tiltsim.progress import Bars, progress_bars
+from tiltsim.seeds import UNSEEN_FIELD
 
 LibraryFile = Annotated[
     Path | None,
@@ -47,9 +48,6 @@ ModelFile = Annotated[
         show_default=False,
     ),
 ]
-
-#: Held-out fields have other numbers than any that are trained on.
-_HELD_OUT = 100_000
 
 
 @dataclass(frozen=True)
@@ -109,5 +107,5 @@ def looked_into(
     """The model, trained or read, and windows of fields that it has not seen."""
     count = min(study.fields, 10) if quick else study.fields
     seen = fresh_model(study, library, count, bars) if model is None else dcnn.load(model_path(model))
-    fields = tilted_fields(study, library, 4 if quick else 24, first=_HELD_OUT, reporter=bars)
+    fields = tilted_fields(study, library, 4 if quick else 24, first=UNSEEN_FIELD, reporter=bars)
     return seen, windows_of(seen, fields)

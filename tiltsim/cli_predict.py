@@ -12,6 +12,7 @@ import analysis
 import dcnn
 from tiltsim.cli_options import DatasetName, Device, Lattice, Out, PixelSize, Zone, console
 from tiltsim.cli_train import measured_file
+from tiltsim.errors import SettingsError
 from tiltsim.output import check_folder, complete_folder, write_json
 from tiltsim.pretrained import MODELS, model_path
 from tiltsim.progress import progress_bars
@@ -31,7 +32,8 @@ def predict(
     zone: Zone = "auto",
     dataset: DatasetName = None,
     stride: Annotated[
-        float | None, typer.Option(help="Step of a sliding or dense network, Å.", show_default=False)
+        float | None,
+        typer.Option(help="Step of a sliding network, Å; default that of its training.", show_default=False),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -47,6 +49,8 @@ def predict(
     start = time.perf_counter()
     check_folder(out)
     network = dcnn.load(model_path(model))
+    if stride is not None and network.settings.network == "dense":
+        raise SettingsError("--stride: a dense map has a place every 2 Å; leave it out.")
     centred = network.windows.mode == "centred" and network.settings.network != "dense"
     centres = None
     if centred or lattice_parameter is not None:
@@ -65,6 +69,10 @@ def predict(
             device=device,
             progress=lambda share: bars.advance(round(100 * share)),
         )
+    if not cells.sizes["cell"]:
+        raise SettingsError(
+            f"{image.name} shows no cell whole within its border and holes; take a larger image, or a network of smaller windows."
+        )
     d = cells.d.values
     summary: dict[str, Any] = {
         "image": image.name,
@@ -81,12 +89,12 @@ def predict(
         }
     novelty = cells.attrs.get("novelty")
     if novelty is not None:
-        summary |= {"novelty": novelty, "flagged": novelty > 1}
+        summary |= {"novelty": novelty, "flagged": not novelty <= 1}
     with complete_folder(out) as folder:
         analysis.write_dataset(cells, folder / "predicted_cells.nc")
         if not centred:
             analysis.write_dataset(
-                dcnn.predict_map(network, picture, device=device), folder / "predicted_map.nc"
+                dcnn.predict_map(network, picture, stride, device=device), folder / "predicted_map.nc"
             )
         analysis.save(dcnn.plot_prediction(picture, cells), folder / "prediction")
         write_json(summary | {"seconds": time.perf_counter() - start}, folder / "summary.json")
@@ -99,7 +107,7 @@ def predict(
         )
     if novelty is None:
         console.print("a network knows only crystals, doses and tilts like those it was trained on")
-    elif novelty > 1:
+    elif not novelty <= 1:
         console.print(
             f"unlike anything the network was calibrated on (novelty {novelty:.1f}, limit 1): do not trust these numbers",
             style="red",

@@ -17,17 +17,15 @@ import dcnn
 from dcnn import window_angstrom
 from tiltsim.cli_options import DatasetName, Device, Lattice, Out, PixelSize, Zone, console
 from tiltsim.errors import SettingsError
-from tiltsim.evaluation.suites import HELD_OUT as EVALUATION_SEEDS
 from tiltsim.measuring import MeasureOptions, measure_file
 from tiltsim.output import check_folder, complete_folder, make_folder, write_json
 from tiltsim.pretrained import MODELS, model_path
 from tiltsim.progress import Bars, progress_bars
+from tiltsim.seeds import EVALUATION, VALIDATION
 from tiltsim.synth.labelling import Labelled, SetFields, SynthesizedFields, check_labels
 from tiltsim.synth.recipe import RECIPES, load_recipe
 from tiltsim.synth.recipe import on_axis as without_tilt
-
-#: Held-out fields are drawn under other seeds than those trained on, far from any that a user counts up to.
-HELD_OUT = 700_000_000
+from tiltsim.transfer import GENTLY
 
 #: The state of an unfinished training, beside its results.
 CHECKPOINT = "checkpoint.safetensors"
@@ -102,9 +100,7 @@ def train(
         ),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", show_default="0.002")] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=EVALUATION_SEEDS - 1, help="Of weights, batches and fields.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=EVALUATION - 1, help="Of weights, batches and fields.")] = 0,
     pixel_size: PixelSize = None,
     lattice_parameter: Lattice = None,
     zone: Zone = "auto",
@@ -123,7 +119,7 @@ def train(
 
     Example: tiltsim train synth-networks --library library.nc --network context --tilt --out out/aware
 
-    Example: tiltsim train film.dm4 --network context --tilt --start out/aware/model.safetensors --epochs 10 --out out/tuned
+    Example: tiltsim train film.dm4 --start out/net/model.safetensors --epochs 10 --out out/tuned
     """
     begin = time.perf_counter()
     check_folder(out)
@@ -155,7 +151,7 @@ def train(
             batch, 16 if network == "dense" else 64 if experiment else 1024 if network == "context" else 512
         ),
         learning_rate=_given(
-            learning_rate, (1e-3 if network == "context" else 2e-3) * (0.3 if given else 1.0)
+            learning_rate, (1e-3 if network == "context" else 2e-3) * (GENTLY if given else 1.0)
         ),
         weight_decay=0.3 if experiment else 0.01,
         seed=seed,
@@ -212,6 +208,12 @@ def train(
     checkpoint.unlink(missing_ok=True)
     if m is not None:
         _say(metrics, out)
+        if given is not None and "calibration" in given.card:
+            console.print(
+                "trained further on column fits, which are no truth: intervals and novelty of --start no longer hold and are left out"
+                + ("; its tilt and thickness had no labels here and drift" if tilt else ""),
+                style="red",
+            )
     else:
         best = model.card["training"]["history"][model.card["training"]["best_epoch"] - 1]
         console.print(f"held-out fields: {_errors(best)} → {out / 'model.safetensors'}")
@@ -260,8 +262,8 @@ def _fields(
     few = max(20, min(100, number // 10))
     return (
         SynthesizedFields(recipe, library, number, seed, labels),
-        SynthesizedFields(recipe, library, few, seed + HELD_OUT, labels),
-        SynthesizedFields(recipe, library, max(40, few), seed + HELD_OUT, "truth", first=few),
+        SynthesizedFields(recipe, library, few, seed + VALIDATION, labels),
+        SynthesizedFields(recipe, library, max(40, few), seed + VALIDATION, "truth", first=few),
     )
 
 

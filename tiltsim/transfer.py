@@ -19,6 +19,9 @@ TRAININGS = ("scratch", "pre-trained", "fine-tuned")
 Kept = Callable[[str, float, int, dcnn.Model], None]
 """Called with the training, the share, the repeat and the network of everything that was trained."""
 
+#: Learning rate of fine-tuning, over that of the training that it goes on from; see :func:`fine_tuning`.
+GENTLY = 1 / 8
+
 _COMPONENTS = ["x", "y"]
 _PM, _ONE = {"units": "pm"}, {"units": "1"}
 
@@ -52,7 +55,7 @@ def fine_tuning(start: dcnn.Model, **changes: Any) -> dcnn.TrainSettings:
     )
     usual: dict[str, Any] = {name: getattr(one_image, name) for name in names}
     usual["batch_size"] = min(start.settings.batch_size, one_image.batch_size)
-    usual["learning_rate"] = start.settings.learning_rate / 8
+    usual["learning_rate"] = start.settings.learning_rate * GENTLY
     return replace(start.settings, **usual | changes)
 
 

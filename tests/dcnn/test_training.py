@@ -298,7 +298,7 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
     bad = tmp_path / "bad.safetensors"
     flipped = bytearray(good)
     flipped[-1000] ^= 1
-    renamed = good.replace(b"tiltsim-dcnn/2", b"tiltsim-dcnn/9")
+    renamed = good.replace(b"tiltsim-dcnn/3", b"tiltsim-dcnn/9")
     edited = good.replace(b"pm, x right, y down", b"pm, x right, y up  ")
     assert len({good, bytes(flipped), renamed, edited}) == 4
     foreign = safetensors.torch.save({"w": torch.zeros(3)})

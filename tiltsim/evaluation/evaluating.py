@@ -20,11 +20,12 @@ from tiltsim.evaluation.fields import make_all
 from tiltsim.evaluation.kept import Drawn, Kept
 from tiltsim.evaluation.results import write_results
 from tiltsim.evaluation.scoring import FieldScore, score
-from tiltsim.evaluation.suites import AXES, FIELDS, HELD_OUT, SIZE, Condition, Suite, suite
+from tiltsim.evaluation.suites import AXES, FIELDS, SIZE, Condition, Suite, suite
 from tiltsim.library import Library, open_library
 from tiltsim.output import check_folder
 from tiltsim.progress import Reporter, Silent
 from tiltsim.scheduling import torch_threads
+from tiltsim.seeds import EVALUATION
 
 #: Folder of finished conditions within the results.
 KEPT = ".evaluation"
@@ -228,7 +229,7 @@ def _about(asked: Suite, compared: Sequence[Estimator], library: Library, seed: 
         "fields": asked.conditions[0].fields,
         "size_px": list(recipe.size),
         "seed": seed,
-        "field_seed": HELD_OUT + seed,
+        "field_seed": EVALUATION + seed,
         "bootstrap_draws": statistics.DRAWS,
         "library": library.digest,
         "energy_keV": request.microscope.energy_keV,

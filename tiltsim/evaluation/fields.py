@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 import analysis
-from tiltsim.evaluation.suites import HELD_OUT, Condition
+from tiltsim.evaluation.suites import Condition
 from tiltsim.library import Library
+from tiltsim.seeds import EVALUATION
 from tiltsim.synth.labelling import true_cells
 from tiltsim.synth.synthesis import synthesize
 
@@ -58,8 +59,8 @@ class HeldOut:
 
 
 def make(condition: Condition, library: Library, seed: int, number: int) -> HeldOut:
-    """Field ``number`` of a condition; ``seed`` counts from :data:`~tiltsim.evaluation.suites.HELD_OUT`."""
-    field = synthesize(condition.recipe, library, HELD_OUT + seed, number)
+    """Field ``number`` of a condition; ``seed`` counts from :data:`~tiltsim.seeds.EVALUATION`."""
+    field = synthesize(condition.recipe, library, EVALUATION + seed, number)
     image = field.image.copy()
     image.attrs = {name: value for name, value in image.attrs.items() if name in _KNOWN}
     try:

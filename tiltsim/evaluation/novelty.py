@@ -13,6 +13,7 @@ import dcnn
 from tiltsim.errors import SettingsError
 from tiltsim.evaluation.novelty_kinds import KINDS, Sample, known_field, real_110
 from tiltsim.library import Library
+from tiltsim.seeds import EVALUATION
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +68,7 @@ def novelty_roc(
     kinds : sequence of str, optional
         Of :data:`tiltsim.evaluation.novelty_kinds.KINDS`; default all.
     seed : int
-        Of the known fields; it must not be that of the training.
+        Of all fields; counts from :data:`tiltsim.seeds.EVALUATION`, where no training draws.
     data : Path, optional
         Folder with ``STO_ADF.hdf5``, a micrograph of SrTiO3 along [110], of which pieces are looked at too.
     progress : callable, optional
@@ -94,9 +95,11 @@ def novelty_roc(
     if fields < 2:
         raise SettingsError(f"fields {fields}: at least 2 of each kind make a curve.")
     real = real_110(data) if data is not None else []
-    makers: dict[str, Callable[[int], Sample]] = {"known": lambda n: known_field(library, seed, n)}
+    makers: dict[str, Callable[[int], Sample]] = {
+        "known": lambda n: known_field(library, EVALUATION + seed, n)
+    }
     for kind in chosen:
-        makers[kind] = lambda n, make=KINDS[kind]: make(library, seed, n)  # type: ignore[misc]
+        makers[kind] = lambda n, make=KINDS[kind]: make(library, EVALUATION + seed, n)  # type: ignore[misc]
     if real:
         makers["real [110]"] = lambda n: real[n]
     counts = {name: len(real) if name == "real [110]" else fields for name in makers}

@@ -29,6 +29,7 @@ from tiltsim.evaluation.uniform_fields import (
 )
 from tiltsim.images import apply_dose
 from tiltsim.library import Library
+from tiltsim.seeds import EVALUATION
 
 Floats = NDArray[np.float64]
 
@@ -78,6 +79,7 @@ def tilt_accuracy(
     fields : int
         Crystals of different tilt, thickness and d.
     seed : int
+        Of the crystals; counts from :data:`tiltsim.seeds.EVALUATION`, where no training draws.
     window : float
         Least side of an image, Å: what the model must see to say anything about one cell. The bound is that of this area.
     most_patches : int
@@ -93,8 +95,8 @@ def tilt_accuracy(
         dims (estimator, field, dose, cells, patch, component): ``error``, mrad, NaN where there is no patch or no answer;
         ``bound``, ``bound_prior`` (field, dose, cells, component), without and with a Gaussian prior as wide as what was drawn;
         ``cells_seen`` (cells); ``tilt`` (field, component), ``thickness`` (field); and over all of it
-        ``rmse`` (estimator, dose, cells), ``rms_bound`` and ``rms_bound_prior`` (dose, cells) and ``ratio``, rms of error by
-        ``bound``.
+        ``rmse`` (estimator, dose, cells) with its standard error ``rmse_sem``, ``rms_bound`` and ``rms_bound_prior`` (dose, cells)
+        and ``ratio``, rms of error by ``bound``.
 
     Raises
     ------
@@ -118,7 +120,7 @@ def tilt_accuracy(
     known = priors(library)
     widths = {name: width for name, (_, width) in known.items()}
     for number in range(fields):
-        field = uniform_field(library, max(side, 3 * window), seed, number)
+        field = uniform_field(library, max(side, 3 * window), EVALUATION + seed, number)
         truth.append(field)
         along = _turned_back(field.lattice, np.stack([field.tilt, field.d]))
         response = library_response(
@@ -194,6 +196,10 @@ def _dataset(
         attrs={"library": library.digest, "nuisance": ", ".join(NUISANCE)},
     )  # fmt: skip
     table["rmse"] = ((table["error"] ** 2).mean(over) ** 0.5).assign_attrs(mrad)
+    # Errors within a field are of one crystal: fields scatter, not patches.
+    of_field = (table["error"] ** 2).mean(("patch", "component"))
+    sem = of_field.std("field", ddof=min(1, len(truth) - 1)) / np.sqrt(len(truth))
+    table["rmse_sem"] = (sem / (2 * table["rmse"])).assign_attrs(mrad)
     for name in ("bound", "bound_prior"):
         table[f"rms_{name}"] = ((table[name] ** 2).mean(("field", "component")) ** 0.5).assign_attrs(mrad)
     table["ratio"] = (((table["error"] / table["bound"]) ** 2).mean(over) ** 0.5).assign_attrs(units="1")
@@ -223,9 +229,10 @@ def plot_tilt_accuracy(table: xr.Dataset) -> Figure:
         ax.plot(one.cells_seen, one.rms_bound_prior, color="k", lw=1.0, ls="--", label="with prior")
         for name in one.estimator.values:
             marker, colour, label = styles.get(str(name), ("^", "#009E73", str(name)))
-            ax.plot(
+            ax.errorbar(
                 one.cells_seen,
                 one["rmse"].sel(estimator=name),
+                one["rmse_sem"].sel(estimator=name),
                 marker=marker,
                 ms=4,
                 lw=0.8,

@@ -10,6 +10,7 @@ from tiltsim.bounds.folding import Grating, electrons_of, fold, grating
 from tiltsim.bounds.likelihood import BINS, fit_folded, likelihood_tilt
 from tiltsim.evaluation.tilt import plot_tilt_accuracy, tilt_accuracy
 from tiltsim.evaluation.uniform_fields import patches, uniform_field
+from tiltsim.seeds import EVALUATION
 
 STATE = {"tilt": (4.1, -2.3), "thickness": 61.0, "d": (-14.0, 9.0)}
 
@@ -130,6 +131,19 @@ def test_an_oracle_with_noise_has_the_error_that_it_was_given(library):
     np.testing.assert_allclose(by_area, float(by_area[0, 0]), rtol=0.02)
     assert (table.rms_bound_prior < table.rms_bound).all()
     assert len(plot_tilt_accuracy(table).axes) == 1
+    # Errors scatter by their standard error over the root of twice their number, if they are independent.
+    assert 0.01 < float(table.rmse_sem.sel(estimator="model", dose=4e4, cells=1)) < 1.0
+
+
+def test_crystals_are_none_that_a_training_has_seen(library):
+    def silent(image, cells):
+        return xr.Dataset({"tilt": (("cell", "component"), np.zeros((cells.sizes["cell"], 2)))})
+
+    table = tilt_accuracy(silent, library, cells=(1,), doses=(4e4,), fields=2, most_patches=1)
+    trained = [uniform_field(library, 18.0, 0, number).tilt for number in range(2)]
+    judged = [uniform_field(library, 18.0, EVALUATION, number).tilt for number in range(2)]
+    np.testing.assert_allclose(table.tilt, judged)
+    assert np.abs(np.subtract(judged, trained)).min() > 1e-3
 
 
 def test_a_bias_shows(library):
