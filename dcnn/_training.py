@@ -130,6 +130,8 @@ def train(
     settings = settings or TrainSettings()
     if start is not None:
         _check_start(start, settings)
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise ModelError(f"The folder of checkpoint {os.fspath(checkpoint)} does not exist; make it first.")
     training, held, lines = _collect(fields, validation, settings)
     mean, scale = _standards(training.labels(), settings, start)
     training.standardise(mean, scale)

@@ -112,6 +112,8 @@ def test_a_checkpoint_without_a_card_is_refused(fields, tmp_path):
     path = write_tensors(tmp_path / "c.safetensors", {"w": torch.zeros(2)}, [1], CHECKPOINT)
     with pytest.raises(ModelError, match="of a training with other"):
         train(fields[:2], quick(), checkpoint=path)
+    with pytest.raises(ModelError, match="does not exist"):
+        train(fields[:2], quick(), checkpoint=tmp_path / "nowhere" / "c.safetensors")
 
 
 def test_a_model_that_was_off_centre_can_be_trained_on_mirrors(make_scene):
