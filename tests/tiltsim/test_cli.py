@@ -92,6 +92,31 @@ def test_train_then_predict(tiltsim_command, tmp_path):
     )
     assert code == 0, text
     assert json.loads((tmp_path / "p" / "summary.json").read_text())["cells"] > 200
+    # Where no window is whole, nothing is said, and nothing is left behind.
+    wide = tmp_path / "wide"
+    code, text = tiltsim_command(
+        "train",
+        tmp_path / "film.npy",
+        "--mode",
+        "sliding",
+        "--window",
+        30,
+        "--epochs",
+        1,
+        "--out",
+        wide,
+        *common,
+    )
+    assert code == 0, text
+    hole = lattice_image(170)
+    hole[80:90, 80:90] = np.nan
+    np.save(tmp_path / "hole.npy", hole)
+    code, text = tiltsim_command(
+        "predict", wide / "model.safetensors", tmp_path / "hole.npy", "--out", tmp_path / "q", *common
+    )
+    assert code == 2
+    assert "shows no cell whole" in text
+    assert not (tmp_path / "q").exists()
 
 
 def bad_files(folder):
