@@ -100,7 +100,7 @@ def test_train_then_predict(tiltsim_command, tmp_path):
         "--mode",
         "sliding",
         "--window",
-        30,
+        20,
         "--epochs",
         1,
         "--out",
@@ -108,8 +108,8 @@ def test_train_then_predict(tiltsim_command, tmp_path):
         *common,
     )
     assert code == 0, text
-    hole = lattice_image(170)
-    hole[80:90, 80:90] = np.nan
+    hole = lattice_image(130)
+    hole[60:70, 60:70] = np.nan
     np.save(tmp_path / "hole.npy", hole)
     code, text = tiltsim_command(
         "predict", wide / "model.safetensors", tmp_path / "hole.npy", "--out", tmp_path / "q", *common
