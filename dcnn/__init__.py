@@ -6,6 +6,7 @@ column, in pm, x right and y down; positions in Å.
 """
 
 from dcnn._calibrating import calibrate
+from dcnn._calibration import NOVEL
 from dcnn._errors import ModelError
 from dcnn._labels import labelled_windows, split, split_line, with_columns
 from dcnn._model import Model, load, save
@@ -17,6 +18,7 @@ from dcnn._window_sizes import window_angstrom
 from dcnn._windows import Windows, sub_images
 
 __all__ = [
+    "NOVEL",
     "Model",
     "ModelError",
     "TrainSettings",

@@ -12,6 +12,10 @@ from dcnn._errors import ModelError
 from dcnn._model import Model
 from dcnn._targets import channels, vectors
 
+NOVEL = 1.5
+"""Novelty of an image above which nothing that is said of it should be trusted. Of the known mixture 1 % exceed 1; an image from one corner of
+it may reach 1.5 and still be predicted as well as the calibration promises, and what is strange begins at 1.7 (docs/networks.md)."""
+
 _BINS = 6  # of the expected error: what is sharp and what is vague are calibrated apart
 _LIMIT = 0.99  # share of known cells, and of known images, with a novelty below 1
 _LEAST = 50  # labels a bin

@@ -59,7 +59,7 @@ def predict(
         error that the network expects (cell, component), pm; also ``tilt`` (mrad) and ``thickness`` (Å) where it
         was trained for them. A calibrated model adds ``d_interval`` etc., half widths of intervals that hold the share of
         the truth in attribute ``coverage``, and ``novelty``: 1 is as unlike the known as 1 % of known cells; the attribute
-        of that name is the whole image's, and above 1 nothing here should be trusted. Lattice indices ``a`` and
+        of that name is the whole image's, and above `NOVEL` nothing here should be trusted. Lattice indices ``a`` and
         ``b`` and ``flag`` of given cells are handed on. Windows that leave the image, touch a pixel that is not
         finite or hold no contrast are left out and counted in the attributes ``left_out_*``.
 

@@ -89,7 +89,7 @@ def predict(
         }
     novelty = cells.attrs.get("novelty")
     if novelty is not None:
-        summary |= {"novelty": novelty, "flagged": not novelty <= 1}
+        summary |= {"novelty": novelty, "flagged": not novelty <= dcnn.NOVEL}
     with complete_folder(out) as folder:
         analysis.write_dataset(cells, folder / "predicted_cells.nc")
         if not centred:
@@ -107,8 +107,8 @@ def predict(
         )
     if novelty is None:
         console.print("a network knows only crystals, doses and tilts like those it was trained on")
-    elif not novelty <= 1:
+    elif not novelty <= dcnn.NOVEL:
         console.print(
-            f"unlike anything the network was calibrated on (novelty {novelty:.1f}, limit 1): do not trust these numbers",
+            f"unlike anything the network was calibrated on (novelty {novelty:.1f}, limit {dcnn.NOVEL:g}): do not trust these numbers",
             style="red",
         )

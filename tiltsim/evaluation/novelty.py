@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 #: Novelty of an image, and of each of its cells: an image and places to look at (n, 2), Å, in.
 Scorer = Callable[[xr.DataArray, Floats], tuple[float, Floats]]
 
-#: Above this score a model's card calls an image or a cell unlike anything it knows.
-LIMIT = 1.0
+#: Score above which a cell counts as strange; images have :data:`dcnn.NOVEL`.
+CELL_LIMIT = 1.0
 
 #: Cells kept of an image, and false positive rates of the curves.
 _CELLS, _RATES = 100, np.linspace(0.0, 1.0, 401)
@@ -79,7 +79,7 @@ def novelty_roc(
     Dataset
         ``score`` (kind, field) of images and ``cell_score`` (kind, field, cell), NaN where there are fewer, kind 0 being "known";
         ``auc``, ``cell_auc`` (kind), the probability that something of this kind scores above something known;
-        ``flagged``, ``cells_flagged`` (kind), the share above 1 (of the known: false alarms); ``true_positive``,
+        ``flagged``, ``cells_flagged`` (kind), the share above :data:`dcnn.NOVEL` and 1 (of the known: false alarms); ``true_positive``,
         ``cell_true_positive`` (kind, false_positive); and ``example`` (kind, row, column), pieces of images.
 
     Raises
@@ -169,16 +169,16 @@ def _dataset(
     flat = cell_score.reshape(len(names), -1)
     with np.errstate(invalid="ignore"):
         flagged, cells_flagged = (
-            np.array([np.mean(s[np.isfinite(s)] > LIMIT) if np.isfinite(s).any() else np.nan for s in v])
-            for v in (score, flat)
+            np.array([np.mean(s[np.isfinite(s)] > limit) if np.isfinite(s).any() else np.nan for s in v])
+            for v, limit in ((score, dcnn.NOVEL), (flat, CELL_LIMIT))
         )
     columns: Mapping[str, object] = {
-        "score": (("kind", "field"), score, one | {"long_name": "novelty of an image, 1 the limit"}),
+        "score": (("kind", "field"), score, one | {"long_name": "novelty of an image"}),
         "cell_score": (("kind", "field", "cell"), cell_score, one | {"long_name": "novelty of a cell"}),
         "auc": ("kind", [auc(score[0], s) for s in score], one),
         "cell_auc": ("kind", [auc(flat[0], s) for s in flat], one),
-        "flagged": ("kind", flagged, one | {"long_name": f"share of images above {LIMIT:g}"}),
-        "cells_flagged": ("kind", cells_flagged, one | {"long_name": f"share of cells above {LIMIT:g}"}),
+        "flagged": ("kind", flagged, one | {"long_name": f"share of images above {dcnn.NOVEL:g}"}),
+        "cells_flagged": ("kind", cells_flagged, one | {"long_name": f"share of cells above {CELL_LIMIT:g}"}),
         "true_positive": (("kind", "false_positive"), np.stack([roc(score[0], s) for s in score]), one),
         "cell_true_positive": (("kind", "false_positive"), np.stack([roc(flat[0], s) for s in flat]), one),
         "example": (("kind", "row", "column"), examples, one),
@@ -186,5 +186,5 @@ def _dataset(
     return xr.Dataset(
         dict(columns),
         coords={"kind": names, "false_positive": ("false_positive", _RATES, one)},
-        attrs={"library": library.digest, "limit": LIMIT},
+        attrs={"library": library.digest, "limit": dcnn.NOVEL, "cell_limit": CELL_LIMIT},
     )

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+import dcnn
 from tiltsim.evaluation.scoring import QUANTITIES, FieldScore
 
 Floats = NDArray[np.float64]
@@ -60,7 +61,7 @@ def statistics(scores: Sequence[FieldScore], azimuths: Floats, weights: Floats) 
         out["lattice_found"] = weights @ np.array([s.found for s in scores]) / weights.sum(axis=1)
         novelty = np.array([s.novelty for s in scores])
         known = np.isfinite(novelty)
-        out["novel"] = weights[:, known] @ (novelty[known] > 1.0) / weights[:, known].sum(axis=1)
+        out["novel"] = weights[:, known] @ (novelty[known] > dcnn.NOVEL) / weights[:, known].sum(axis=1)
     return out
 
 

@@ -167,7 +167,7 @@ def test_tilt_and_thickness_errors_and_novelty():
     found = truth[["x", "y", "d"]]
     found["tilt"] = truth.tilt * 0.5  # half of it missed, along its azimuth
     found["thickness"] = truth.thickness - 7.0
-    found.attrs["novelty"] = 1.5
+    found.attrs["novelty"] = 2.0
     one, plain = score(found, truth), score(truth[["x", "y", "d"]], truth)
     azimuth = np.degrees(np.arctan2(8.0, 6.0))
     assert value([one], "tilt_bias_along", [azimuth]) == pytest.approx(-5.0)
