@@ -15,6 +15,7 @@ import tiltsim
 from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, print_lines
 from tiltsim.errors import SettingsError
 from tiltsim.estimate import forecast
+from tiltsim.lens import LensBox
 from tiltsim.library import Library, LibraryRequest, build_library, check_library, open_library
 from tiltsim.library.building import node_job
 from tiltsim.library.figures import plot_check, plot_library
@@ -51,6 +52,9 @@ def build(
     small: Annotated[
         bool, typer.Option("--small", help="12 mrad, 12 nm, 2 pairs: two minutes instead of twenty.")
     ] = False,
+    lens: Annotated[
+        bool, typer.Option("--lens", help="Residual aberrations too, which `explain` needs: 35 minutes more.")
+    ] = False,
     device: Device = "auto",
     scheduler: Scheduler = None,
     dry_run: DryRun = False,
@@ -73,6 +77,7 @@ def build(
         tilts=int(given["tilts"]),
         thickest=float(given["thickest"]),
         phonons=tiltsim.FrozenPhonons(pairs=int(given["pairs"]), seed=seed, redraw=True),
+        lens=LensBox() if lens else None,
     )
     if dry_run:
         print_lines(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structures import Specimen
+from tiltsim.lens import LensBox
 from tiltsim.planning import Plan
 from tiltsim.reciprocal import Grid
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
@@ -32,6 +33,9 @@ class Job:
         Who computes.
     device : {"auto", "cpu", "cuda"}
         Where.
+    lens : LensBox, optional
+        Also the polynomial that the images follow as the lens' aberrations change: its terms come after the image where segments
+        would. One detector without segments, engine "smatrix"; a whole configuration is then one unit.
     """
 
     specimen: Specimen
@@ -43,6 +47,7 @@ class Job:
     plan: Plan
     engine: str = "smatrix"
     device: str = "auto"
+    lens: LensBox | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and (self.key, self.device) == (other.key, other.device)
@@ -69,6 +74,7 @@ class Job:
     def key(self) -> str:
         """Digest of everything that a unit's result depends on, and not of how many units are asked for."""
         atoms = self.specimen.atoms
+        lens = {"lens": asdict(self.lens)} if self.lens else {}
         settled = replace(self.phonons, pairs=1, target_sem_pm=None, max_pairs=1)
         description = json.dumps(
             {
@@ -85,6 +91,7 @@ class Job:
                 "files": [_content(p) for p in (settled.trajectory, settled.force_constants) if p],
                 "plan": asdict(self.plan),
                 "engine": self.engine,
+                **lens,
                 "versions": [version(name) for name in ("tiltsim", "abtem", "torch")],
             },
             sort_keys=True,
@@ -113,7 +120,7 @@ class Unit:
     pair, sign : int
         Phonon configuration, see :func:`tiltsim.phonons.labels`.
     part : int
-        Number of the residual wave vector (scattering matrix) or of the tilt (multislice).
+        Number of the residual wave vector (scattering matrix; 0 for all of them with a lens) or of the tilt (multislice).
     """
 
     pair: int

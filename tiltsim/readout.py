@@ -23,6 +23,7 @@ import torch
 from abtem.transfer import polar_aliases
 from torch import Tensor
 
+from tiltsim.lens import LensBox, named
 from tiltsim.settings import Detector, Microscope
 
 #: Keeps square roots differentiable at zero, 1/Å².
@@ -174,6 +175,68 @@ def coefficients(matrix: Tensor, probe_waves: Tensor, index: Tensor, half: tuple
         (2 * half[0] + 1) * (2 * half[1] + 1), dtype=torch.complex128, device=matrix.device
     ).index_add(0, index, terms.flatten().to(torch.complex128))
     return total.reshape(2 * half[0] + 1, 2 * half[1] + 1)
+
+
+class Lens:
+    """How Fourier coefficients change with the lens' aberrations: the terms of a box's polynomial.
+
+    M(g, h) does not depend on the lens. What does, P(g) P*(h) for every lens of the box's design, is projected on the terms first,
+    so that reading all of them is one product of matrices for each difference Q = h − g.
+
+    Parameters
+    ----------
+    box : LensBox
+    microscope : Microscope
+    indices : Tensor (n, 2)
+        Of the incident waves.
+    half : (int, int)
+        Largest Q.
+    """
+
+    def __init__(self, box: LensBox, microscope: Microscope, indices: Tensor, half: tuple[int, int]) -> None:
+        self._lenses = [named(lens) for lens in box.design()]
+        self._projector = torch.as_tensor(box.projector(), dtype=torch.float32, device=indices.device)
+        self._wavelength, self._indices, self._half = microscope.wavelength, indices, half
+
+    def changes(self, matrices: Tensor, probe_waves: Tensor, relative: Tensor, use: Tensor) -> Tensor:
+        """Coefficients (Q, term, plane), complex64, of the flattened Q up to 0, see :meth:`whole`.
+
+        Parameters
+        ----------
+        matrices : Tensor (plane, n, n)
+            M(g, h) of the incident waves ``use``.
+        probe_waves : Tensor (n,)
+            Their amplitudes in the probe without the box's aberrations.
+        relative : Tensor (n, 2)
+            Wave vectors from the optic axis, 1/Å.
+        use : Tensor of int (n,)
+        """
+        n = len(use)
+        place = difference_index(self._indices[use], self._half)
+        size = (2 * self._half[0] + 1) * (2 * self._half[1] + 1)
+        # The coefficients of −Q are conjugate: pairs up to Q = 0 are enough.
+        order = torch.argsort(place, stable=True)[: int((place <= size // 2).sum())]
+        g, h = order // n, order % n
+        phases = torch.stack([aberration_phase(relative, lens, self._wavelength) for lens in self._lenses])
+        turns = torch.polar(torch.ones_like(phases), -phases).to(torch.complex64)
+        # Real and imaginary parts, since the projector is real; the first lens is without aberrations.
+        pairs = torch.view_as_real(turns[:, g] * turns[:, h].conj() - 1.0).flatten(1)
+        changed = torch.view_as_complex((self._projector @ pairs).unflatten(1, (-1, 2)))
+        weights = changed * (probe_waves[g] * probe_waves[h].conj())
+        # Every Q's pairs in a row of their own, filled up with one of weight 0.
+        count = torch.bincount(place[order], minlength=size // 2 + 1)
+        column = torch.arange(len(order), device=place.device) - (count.cumsum(0) - count)[place[order]]
+        slots = torch.full((len(count), int(count.max())), len(order), device=place.device)
+        slots[place[order], column] = torch.arange(len(order), device=place.device)
+        left = torch.nn.functional.pad(weights, (0, 1))[:, slots].transpose(0, 1)
+        flat = matrices.reshape(len(matrices), n * n)[:, order]
+        right = torch.nn.functional.pad(flat, (0, 1))[:, slots].permute(1, 2, 0)
+        return torch.bmm(left, right)
+
+    def whole(self, below: Tensor) -> Tensor:
+        """Coefficients (…, x, y) of all Q from those up to Q = 0 (…, Q)."""
+        above = below[..., :-1].flip(-1).conj().resolve_conj()
+        return torch.cat([below, above], dim=-1).unflatten(-1, (2 * self._half[0] + 1, 2 * self._half[1] + 1))
 
 
 def period_image(c: Tensor) -> Tensor:

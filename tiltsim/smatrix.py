@@ -26,6 +26,8 @@ from tiltsim.reciprocal import Ints, beams, pixels, shifts
 
 def units(job: Job, pair: int, sign: int) -> list[Unit]:
     """The residual wave vectors of one configuration."""
+    if job.lens:  # terms take much room, and are added up before they are kept
+        return [Unit(pair, sign, 0)]
     return [Unit(pair, sign, part) for part in range(len(job.grid.wave_vectors))]
 
 
@@ -44,6 +46,16 @@ def compute(job: Job, unit: Unit, passes: int = 1) -> NDArray[np.float32]:
     ndarray, shape (segment, tilt, thickness, y, x)
         Intensities over one period, fraction of the incident beam.
     """
+    if job.lens is None:
+        return _read(job, unit, passes).images()
+    parts = [replace(unit, part=n) for n in range(len(job.grid.wave_vectors))]
+    reader = _read(job, parts[0], passes)
+    for part in parts[1:]:
+        reader.include(_read(job, part, passes))
+    return reader.images()
+
+
+def _read(job: Job, unit: Unit, passes: int) -> Reader:
     grid, device = job.grid, torch_device(job.device)
     q = grid.wave_vectors[unit.part]
     transmission = transmission_functions(job, unit, device)
@@ -55,7 +67,7 @@ def compute(job: Job, unit: Unit, passes: int = 1) -> NDArray[np.float32]:
             transmission, grid, q, job.specimen.slice_thickness, incident, portion, job.plan.exit_planes
         )
         reader.add(planes, portion)
-    return reader.images()
+    return reader
 
 
 def transmission_functions(job: Job, unit: Unit, device: torch.device) -> Tensor:
@@ -110,6 +122,9 @@ class Reader:
         )
         shape = (len(job.segments), len(job.points), len(job.plan.exit_planes))
         self._total = torch.zeros((*shape, *job.plan.samples), dtype=torch.complex128, device=device)
+        # What the lens' terms bring: (tilt, Q, term, plane)
+        self._lens = job.lens and readout.Lens(job.lens, job.microscope, self._indices, self._half)
+        self._changes: list[Tensor | float] = [0.0] * len(job.points)
 
     def add(self, planes: Sequence[Tensor], portion: Ints) -> None:
         """Add what the exit waves of ``portion`` (m, 2) bring to all images; ``planes`` are (m, n)."""
@@ -132,6 +147,7 @@ class Reader:
                 index = readout.difference_index(self._indices[use], self._half)
                 gain = weight - middle[segment] if shared else weight
                 rows = torch.nonzero(gain)[:, 0]
+                matrices = []
                 for plane, amplitudes in enumerate(planes):
                     part = amplitudes.index_select(0, rows).index_select(1, use)
                     matrix = readout.overlap(part, gain[rows])
@@ -140,6 +156,10 @@ class Reader:
                     self._total[segment, tilt, plane] += readout.coefficients(
                         matrix, p[use], index, self._half
                     )
+                    matrices.append(matrix)
+                if self._lens:
+                    relative = self._waves[use] - centres[tilt]
+                    self._changes[tilt] += self._lens.changes(torch.stack(matrices), p[use], relative, use)
 
     def _collection(self, exits: Tensor, centre: Tensor) -> Tensor:
         """Weights (segment, m) of all detectors' segments, float32."""
@@ -165,6 +185,19 @@ class Reader:
             return []
         return [readout.hermitian_overlap(s.index_select(0, rows), middle[rows]) for s in planes]
 
+    def include(self, other: Reader) -> None:
+        """Add what another residual wave vector brings."""
+        self._total += other._total
+        self._changes = [mine + its for mine, its in zip(self._changes, other._changes, strict=True)]
+
     def images(self) -> NDArray[np.float32]:
-        """The images so far, shape (segment, tilt, thickness, y, x)."""
-        return readout.period_image(self._total).to(torch.float32).cpu().numpy()
+        """The images so far, shape (segment, tilt, thickness, y, x), and after the segments the terms of the lens."""
+        images = readout.period_image(self._total).to(torch.float32).cpu().numpy()
+        if not self._lens:
+            return images
+        terms = [
+            readout.period_image(self._lens.whole(change.permute(1, 2, 0))).to(torch.float32).cpu().numpy()
+            for change in self._changes
+            if isinstance(change, Tensor)
+        ]
+        return np.concatenate([images, np.stack(terms, axis=1)])

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tiltsim.errors import SettingsError
 from tiltsim.images import evaluate
+from tiltsim.lens import COMPONENTS
 from tiltsim.library import Library, LibraryRequest
 from tiltsim.library.building import node_job, simulated
 from tiltsim.library.request import EDGES, Node
@@ -105,8 +106,8 @@ def library_response(
 
 
 def library_periods(
-    library: Library, tilt: ArrayLike, thickness: ArrayLike, d: ArrayLike, *, material: int = 0,
-    samples: int = _SAMPLES,
+    library: Library, tilt: ArrayLike, thickness: ArrayLike, d: ArrayLike, *, material: ArrayLike = 0,
+    samples: int = _SAMPLES, aberrations: ArrayLike | None = None,
 ) -> tuple[Floats, dict[str, Floats]]:  # fmt: skip
     """Images of uniform crystals over one period, an A column at the origin, and their derivatives.
 
@@ -117,55 +118,96 @@ def library_periods(
         mrad, pm.
     thickness : array_like, shape (...)
         Å.
-    material : int
+    material : array_like of int, shape (...)
         Index into the library's materials.
     samples : int
         Along each axis of a period.
+    aberrations : array_like, shape (..., 5), optional
+        :data:`tiltsim.lens.COMPONENTS`, Å, of a library with a lens.
 
     Returns
     -------
     image : ndarray, shape (..., samples, samples)
         Fraction of the beam, without a source: the same as :meth:`Library.uniform_image`.
     slopes : dict of str to ndarray, same shape
-        By each of :data:`SPECIMEN`, per its unit.
+        By each of :data:`SPECIMEN`, per its unit, and with ``aberrations`` by each of them.
+
+    Raises
+    ------
+    SettingsError
+        If a state lies beyond the library, or the library has no lens.
     """
-    d = np.asarray(d, dtype=float)
+    d, material = np.asarray(d, dtype=float), np.asarray(material)
+    shape = d.shape[:-1]
     state = {"tilt": tilt, "thickness": thickness, "d": d, "material": material}
-    orders = library.dataset.order_x.values
     axis = np.arange(samples) / samples
-    step = 1.0 / 100.0 / list(library.edges.values())[material]  # 1 pm in cells
+    # 1 pm in cells
+    step = np.broadcast_to(0.01 / np.array(list(library.edges.values()))[material], shape)
     # B stands at half a cell less d; the images of A and B columns fade into each other as in a painted field.
-    at_b = 0.5 - d * step
+    at_b = 0.5 - d * step[..., None]
     pictures: dict[str, list[Floats]] = {}
     for site in ("A", "B"):
+        orders, listed = _coefficients(library, site, state, aberrations)
         place = np.zeros_like(at_b) if site == "A" else at_b
         along_x, along_y = (
             np.exp(2j * np.pi * (axis - place[..., i, None])[..., None] * orders) for i in (0, 1)
         )
-        modes = library.coefficients["AB".index(site)]
-        for name in (None, *SPECIMEN):
-            scores = library.scores(site, **state, derivative=name)  # type: ignore[arg-type]
-            c = np.tensordot(scores.astype(np.float64), modes, (-1, 0))
-            pictures.setdefault(name or "", []).append(np.real(along_y @ c @ np.swapaxes(along_x, -1, -2)))
-            if site == "B" and name is None:  # with d, B moves
-                turn = 2j * np.pi * orders * step
-                moved = {"d_x": c * turn, "d_y": c * turn[:, None]}
-            elif site == "B" and name in moved:
-                pictures[name][1] += np.real(along_y @ moved[name] @ np.swapaxes(along_x, -1, -2))
+        if site == "B":  # with d, B moves
+            turn = 2j * np.pi * orders * step[..., None, None]
+            listed["d_x"] = listed["d_x"] + listed[""] * turn
+            listed["d_y"] = listed["d_y"] + listed[""] * np.swapaxes(turn, -1, -2)
+        drawn = np.real(along_y @ np.stack(list(listed.values())) @ np.swapaxes(along_x, -1, -2))
+        for name, picture in zip(listed, drawn, strict=True):
+            pictures.setdefault(name, []).append(picture)
     share_a = column_share(axis, axis[:, None])
 
     def share_b(shift: tuple[float, float]) -> Floats:
-        x, y = (axis - (at_b[..., i, None] - shift[i] * step) for i in (0, 1))
+        x, y = (axis - (at_b[..., i, None] - shift[i] * step[..., None]) for i in (0, 1))
         return column_share(x[..., None, :], y[..., :, None])
 
     b = share_b((0.0, 0.0))
     total = share_a + b
-    of_a, of_b = pictures[""]
-    slopes = {n: (share_a * pictures[n][0] + b * pictures[n][1]) / total for n in SPECIMEN}
+    of_a, of_b = pictures.pop("")
+    slopes = {n: (share_a * of[0] + b * of[1]) / total for n, of in pictures.items()}
     for name, (i, j) in {"d_x": (1.0, 0.0), "d_y": (0.0, 1.0)}.items():
         fading = (share_b((i, j)) - share_b((-i, -j))) / 2.0
         slopes[name] += fading * share_a * (of_b - of_a) / total**2
     return (share_a * of_a + b * of_b) / total, slopes
+
+
+def _coefficients(
+    library: Library, site: str, state: Mapping[str, ArrayLike], aberrations: ArrayLike | None
+) -> tuple[Floats, dict[str, NDArray[np.complex128]]]:
+    """Orders, and Fourier coefficients (..., order_y, order_x) around a column: of the image, "", and its derivatives."""
+    number, names = "AB".index(site), (None, *SPECIMEN)
+    orders = library.dataset.order_x.values
+
+    def scores(of_lens: bool) -> Floats:
+        every = [library.scores(site, **state, derivative=n, of_lens=of_lens) for n in names]  # type: ignore[arg-type]
+        return np.stack(np.broadcast_arrays(*every)).astype(np.float64)
+
+    plain = np.tensordot(scores(False), library.coefficients[number], (-1, 0))
+    found = dict(zip(("", *SPECIMEN), plain, strict=True))
+    if aberrations is None:
+        return orders, found
+    if library.lens is None:
+        raise SettingsError("the library knows no aberrations; build it with `tiltsim library build --lens`.")
+    changed = scores(True)
+    table = library.lens_coefficients[number]
+    modes = table.reshape(table.shape[0] * table.shape[1], -1)
+    lens = np.asarray(aberrations, dtype=float)
+    basis = [library.lens.basis(lens, n) for n in (None, *range(len(COMPONENTS)))]
+    # All in one product: the table is large.
+    weights = [changed[n][..., :, None] * basis[0][..., None, :] for n in range(len(names))]
+    weights += [changed[0][..., :, None] * of[..., None, :] for of in basis[1:]]
+    flat = np.stack(np.broadcast_arrays(*weights)).astype(np.float32)
+    lead = flat.shape[:-2]
+    product = flat.reshape(-1, len(modes)) @ np.concatenate([modes.real, modes.imag], axis=1)
+    half = modes.shape[1]
+    parts = (product[:, :half] + 1j * product[:, half:]).reshape(*lead, *table.shape[2:])
+    for name, part in zip(("", *SPECIMEN), parts[: len(names)], strict=True):
+        found[name] = found[name] + part
+    return orders, found | dict(zip(COMPONENTS, parts[len(names) :], strict=True))
 
 
 def engine_derivatives(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tiltsim.checkpoints import Checkpoints
 from tiltsim.images import resample
 from tiltsim.jobs import Job
+from tiltsim.library.lens_modes import assembled_lens
+from tiltsim.library.places import PLACES, SITES, around, filtered
 from tiltsim.library.request import EDGES, FORMAT, WAVE_VECTORS, LibraryRequest, Node, specimen
 from tiltsim.library.response import Library
 from tiltsim.library.symmetry import symmetrized
@@ -24,15 +26,9 @@ from tiltsim.simulate import prepare, sample
 
 Floats = NDArray[np.float64]
 
-#: Columns that responses are centred on: interpolation in d is smooth only where the column itself stands still.
-SITES = ("A", "B")
-
-#: d along each axis in steps of ``polar_pm``.
-PLACES = (-1, 0, 1)
-
-#: Share of the images' root mean square that modes left out may carry, after a blur that every source exceeds, Å: without
-#: one, half the modes would hold the speckle of phonons at the finest spacings. Phonons leave 1e-2 of noise.
-_LEFT_OUT, _LEAST_SOURCE = 2.5e-3, 0.5
+#: Share of the images' root mean square that modes left out may carry, after the blur of :func:`~tiltsim.library.places.filtered`.
+#: Phonons leave 1e-2 of noise.
+_LEFT_OUT = 2.5e-3
 
 Progress = Callable[[int, int], None]
 
@@ -69,11 +65,20 @@ def simulated(
     job: Job, work: Path | None, scheduler: str | None = None, progress: Progress | None = None
 ) -> Floats:
     """Images of a node, shape (pair, tilt_x, tilt_y, cells, y, x): means of u and −u over one period."""
+    return _simulated(job, work, scheduler, progress)[0]
+
+
+def _simulated(
+    job: Job, work: Path | None, scheduler: str | None, progress: Progress | None
+) -> tuple[Floats, NDArray[np.float32]]:
+    """Images of a node as :func:`simulated`, and their mean change by every term of a lens (term, tilt_x, …)."""
     found = sample(job, Checkpoints(job, work), scheduler=scheduler, progress=progress)
+    grid = (len(job.tilts.x), len(job.tilts.y))
     configs = found.periods[:, 0].astype(np.float64)
     numbers = np.array([pair for pair, _ in found.labels])
     pairs = np.stack([configs[numbers == n].mean(axis=0) for n in np.unique(numbers)])
-    return pairs.reshape(len(pairs), len(job.tilts.x), len(job.tilts.y), *pairs.shape[2:])
+    changes = found.periods[:, 1:].mean(axis=0) if job.lens else found.periods[0, :0]
+    return pairs.reshape(len(pairs), *grid, *pairs.shape[2:]), changes.reshape(-1, *grid, *changes.shape[2:])
 
 
 def build_library(
@@ -101,12 +106,14 @@ def build_library(
     Returns
     -------
     xarray.Dataset
+        With a lens also what :func:`~tiltsim.library.lens_modes.assembled_lens` gives.
         ``coefficients`` (site, mode, order_y, order_x, part): Fourier coefficients of every mode over one cell, around
         an A or a B column; ``scores_BiFeO3`` (site, d_x, d_y, tilt_x, tilt_y, cells, mode), ``scores_samarium``
         (site, tilt_x, tilt_y, cells, mode) per unit fraction of Sm, ``scores_SrTiO3``; ``noise`` (node, cells):
         standard error of the mean image over phonon pairs, rms, as a share of the image's rms.
     """
     images: dict[Node, Floats] = {}
+    changes: dict[Node, NDArray[np.float32]] = {}
     noise = []
     done_before = 0
     for number, node in enumerate(request.nodes):
@@ -121,11 +128,15 @@ def build_library(
                 progress(base + done, base + expected * left)
 
         job = node_job(request, node, request.series, request.cells, device=device)
-        pairs = simulated(job, work, scheduler, counted)
+        # How Sm changes the effect of aberrations is left out: an effect on an effect.
+        job = replace(job, lens=None if node.samarium else request.lens)
+        pairs, changes[node] = _simulated(job, work, scheduler, counted)
         done_before += latest
         images[node] = pairs.mean(axis=0)
         noise.append(_noise(pairs))
     dataset = assembled(request, images, np.array(noise))
+    if request.lens is not None:
+        dataset = dataset.merge(assembled_lens(request, {n: c for n, c in changes.items() if len(c)}))
     return dataset.assign_attrs(content=Library(dataset).digest)
 
 
@@ -155,15 +166,21 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
         if n.samarium or n.material == "SrTiO3"
     )
     coefficients, scores = [], []
+    step = request.polar_pm / 100.0 / EDGES["BiFeO3"]
     for site in SITES:
         states = [
-            _around(site, grid, request.polar_pm / 100.0 / EDGES["BiFeO3"]),
-            _around(site, doped, 0.0),
-            _around(site, null, 0.0),
+            np.array(
+                [
+                    [around(site, one, (px * step, py * step)) for one, py in zip(row, PLACES, strict=True)]
+                    for row, px in zip(grid, PLACES, strict=True)
+                ]
+            ),
+            around(site, doped, (0.0, 0.0)),
+            around(site, null, (0.0, 0.0)),
         ]
-        soft = [_filtered(s, 1.0) for s in states]
+        soft = [filtered(s, 1.0) for s in states]
         modes = _modes(np.concatenate([s.reshape(-1, most * most) for s in soft]))
-        sharp = _filtered(modes.reshape(-1, most, most), -1.0)
+        sharp = filtered(modes.reshape(-1, most, most), -1.0)
         coefficients.append(np.fft.fft2(sharp) / most**2)
         scores.append([s.reshape(*s.shape[:-2], -1) @ modes.T for s in soft])
     modes_kept = max(len(c) for c in coefficients)
@@ -214,34 +231,6 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
             "abtem_version": version("abtem"),
         },
     )  # fmt: skip
-
-
-def _around(site: str, images: Floats, step: float) -> Floats:
-    """Images (d_x, d_y, …, y, x) around an A column moved so that the origin is on the ``site``'s column.
-
-    ``step`` is the d of one place, in cells.
-    """
-    if site == "A":
-        return images
-    n = images.shape[-1]
-    k = np.fft.fftfreq(n, 1.0 / n)
-    result = np.empty_like(images)
-    middle = images.shape[0] // 2
-    for ix in range(images.shape[0]):
-        for iy in range(images.shape[1]):
-            x, y = 0.5 - step * (ix - middle), 0.5 - step * (iy - middle)
-            wave = np.exp(2j * np.pi * (k[:, None] * y + k * x))
-            result[ix, iy] = np.fft.ifft2(np.fft.fft2(images[ix, iy]) * wave).real
-    return result
-
-
-def _filtered(images: Floats, power: float) -> Floats:
-    """Images (…, y, x) over one cell blurred by the least source, or with power −1 sharpened again."""
-    n = images.shape[-1]
-    sigma = _LEAST_SOURCE / np.sqrt(8.0 * np.log(2.0)) / EDGES["BiFeO3"]
-    k = np.fft.fftfreq(n, 1.0 / n)
-    gain = np.exp(-2.0 * power * (np.pi * sigma) ** 2 * (k[:, None] ** 2 + k**2))
-    return np.fft.ifft2(np.fft.fft2(images) * gain).real
 
 
 def _modes(states: Floats) -> Floats:

@@ -13,6 +13,7 @@ import numpy as np
 from structures import Specimen, build_columns
 from structures.phases import SRTIO3_A, vegard
 from tiltsim.errors import SettingsError
+from tiltsim.lens import LensBox
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, TiltSeries
 
 #: Changes whenever the numbers or the layout of a library change for the same request.
@@ -75,6 +76,8 @@ class LibraryRequest:
         Fraction at which the effect of Sm is computed; it is taken as linear.
     phonons : FrozenPhonons
         Pairs for each structure; each pair holds 16 independent draws.
+    lens : LensBox, optional
+        Residual aberrations that the library answers for too, which takes twice the time: `tiltsim explain` needs them.
     """
 
     microscope: Microscope = field(default_factory=Microscope)
@@ -86,6 +89,7 @@ class LibraryRequest:
     polar_pm: float = 23.6
     samarium: float = 0.2
     phonons: FrozenPhonons = field(default_factory=lambda: FrozenPhonons(pairs=4, redraw=True))
+    lens: LensBox | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be interpolated."""
@@ -159,7 +163,10 @@ class LibraryRequest:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able form."""
-        return asdict(self)
+        table = asdict(self)
+        if self.lens is None:
+            del table["lens"]
+        return table
 
 
 def specimen(

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from tiltsim.errors import SettingsError
+from tiltsim.lens import LensBox
 from tiltsim.library import splines
 from tiltsim.library.request import FORMAT, LibraryRequest
 from tiltsim.output import read_dataset
@@ -28,6 +29,10 @@ _BEYOND = 0.5
 
 #: Rows of the table of spline coefficients: 3 × 3 displacements of BiFeO3, the effect of Sm, SrTiO3.
 _SAMARIUM, _NULL = 9, 10
+
+#: What a library holds, and what is added for a lens.
+_ARRAYS = ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3")
+_LENS_ARRAYS = ("lens_coefficients", "lens_scores_BiFeO3", "lens_scores_SrTiO3")
 
 Parameter = Literal["tilt_x", "tilt_y", "thickness", "d_x", "d_y", "samarium"]
 
@@ -48,7 +53,7 @@ class Library:
     def digest(self) -> str:
         """Of what was asked for and of the numbers that came of it."""
         content = hashlib.sha256(str(self.dataset.attrs["digest"]).encode())
-        for name in ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3"):
+        for name in (*_ARRAYS, *(_LENS_ARRAYS if self.lens else ())):
             content.update(np.ascontiguousarray(self.dataset[name].values).tobytes())
         return content.hexdigest()[:16]
 
@@ -82,18 +87,25 @@ class Library:
     def splines(self) -> NDArray[np.float32]:
         """Spline coefficients, shape (site, row, tilt_x + 2, tilt_y + 2, cells + 2, mode)."""
         d = self.dataset
-        polar = d.scores_BiFeO3.values
-        rows = np.concatenate(
-            [
-                polar.reshape(polar.shape[0], 9, *polar.shape[3:]),
-                d.scores_samarium.values[:, None],
-                d.scores_SrTiO3.values[:, None],
-            ],
-            axis=1,
-        ).astype(np.float64)
-        for axis in (2, 3, 4):
-            rows = splines.coefficients(rows, axis)
-        return np.ascontiguousarray(rows, dtype=np.float32)
+        return _splined(d.scores_BiFeO3.values, d.scores_samarium.values, d.scores_SrTiO3.values)
+
+    @cached_property
+    def lens(self) -> LensBox | None:
+        """Aberrations that the library answers for, beside its microscope's."""
+        return self.request.lens
+
+    @cached_property
+    def lens_splines(self) -> NDArray[np.float32]:
+        """As :attr:`splines`, of the lens' modes."""
+        d = self.dataset
+        null = d.lens_scores_SrTiO3.values
+        return _splined(d.lens_scores_BiFeO3.values, np.zeros_like(null), null)
+
+    @cached_property
+    def lens_coefficients(self) -> NDArray[np.complex64]:
+        """Fourier coefficients (site, lens_mode, term, order_y, order_x) by which the lens' terms change the image."""
+        parts = self.dataset.lens_coefficients.values
+        return np.asarray(parts[..., 0] + 1j * parts[..., 1], dtype=np.complex64)
 
     @cached_property
     def coefficients(self) -> NDArray[np.complex128]:
@@ -111,6 +123,7 @@ class Library:
         samarium: ArrayLike = 0.0,
         material: ArrayLike = 0,
         derivative: Parameter | None = None,
+        of_lens: bool = False,
     ) -> NDArray[np.float32]:
         """How much of each mode the image around columns holds.
 
@@ -130,6 +143,8 @@ class Library:
             Index into :attr:`materials`.
         derivative : str, optional
             Instead, the derivative with respect to one of :data:`PARAMETERS`, per its unit.
+        of_lens : bool
+            Instead of the image's modes those of what the lens changes, which know nothing of Sm.
 
         Returns
         -------
@@ -158,8 +173,9 @@ class Library:
         states[:, 2] /= edge
         places = (states - first) / step
         which = -1 if derivative is None else list(PARAMETERS).index(derivative)
-        result = np.empty((len(number), self.splines.shape[-1]), dtype=np.float32)
-        _scores(self.splines["AB".index(site)], places, number, which, result)
+        table = self.lens_splines if of_lens else self.splines
+        result = np.empty((len(number), table.shape[-1]), dtype=np.float32)
+        _scores(table["AB".index(site)], places, number, which, result)
         if derivative is not None:
             result /= step[which] * (edge[:, None] if derivative == "thickness" else 1.0)
         return result.reshape(*shape, -1)
@@ -274,6 +290,18 @@ class Library:
         return np.real(along_y @ c @ along_x.T)
 
 
+def _splined(
+    polar: NDArray[np.float32], samarium: NDArray[np.float32], null: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Spline coefficients (site, row, tilt_x + 2, tilt_y + 2, cells + 2, mode) of scores, in the order of rows of ``_scores``."""
+    rows = np.concatenate(
+        [polar.reshape(polar.shape[0], 9, *polar.shape[3:]), samarium[:, None], null[:, None]], axis=1
+    ).astype(np.float64)
+    for axis in (2, 3, 4):
+        rows = splines.coefficients(rows, axis)
+    return np.ascontiguousarray(rows, dtype=np.float32)
+
+
 #: Over this share of the way from one column to the next their images fade into each other. Nearer to a column only its own
 #: counts, so that a brighter or displaced neighbour does not move it.
 BLEND = 0.5
@@ -371,7 +399,7 @@ def open_library(path: str | Path) -> Library:
     wanted = dataset.attrs.get("content")
     if wanted is not None and wanted != library.digest:
         raise SettingsError(f"{path}: its numbers have changed since it was built; build it anew.")
-    for name in ("scores_BiFeO3", "scores_samarium", "scores_SrTiO3"):
+    for name in (*_ARRAYS[1:], *(_LENS_ARRAYS if library.lens else ())):
         if name not in dataset or not np.isfinite(dataset[name].values).all():
             raise SettingsError(f"{path}: {name} is missing or not finite; build the library anew.")
     return library

@@ -1,0 +1,126 @@
+"""What aberrations do to the images of a library, reduced to modes of all terms of the lens' polynomial together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from tiltsim.images import resample
+from tiltsim.lens import COMPONENTS, LensBox, terms, turned_terms
+from tiltsim.library.places import PLACES, SITES, around, filtered
+from tiltsim.library.request import EDGES, LibraryRequest, Node
+from tiltsim.library.symmetry import OPERATIONS, turned
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
+#: Share of the effect of aberrations, root mean square, that modes left out may carry. The polynomial itself leaves out 0.07.
+_LEFT_OUT = 0.03
+
+#: States that modes are found from.
+_STATES = 1500
+
+
+def assembled_lens(request: LibraryRequest, changes: Mapping[Node, Singles]) -> xr.Dataset:
+    """Modes and scores of what aberrations change.
+
+    Parameters
+    ----------
+    request : LibraryRequest
+        With a lens.
+    changes : mapping of Node to ndarray (term, tilt_x, tilt_y, cells, y, x)
+        Of the nodes without Sm.
+
+    Returns
+    -------
+    Dataset
+        ``lens_coefficients`` (site, lens_mode, term, order_y, order_x, part): Fourier coefficients over one cell by which each
+        term of the lens changes the image around a column; ``lens_scores_BiFeO3`` (site, d_x, d_y, tilt_x, tilt_y, cells,
+        lens_mode), ``lens_scores_SrTiO3``; ``exponents`` (term, aberration).
+    """
+    box = request.lens or LensBox()
+    most = max(max(c.shape[-2:]) for c in changes.values())
+    weight = box.spread()[:, None, None].astype(np.float32)
+    states: list[Singles] = []  # (state, term, y, x), an A column at the origin
+    steps: list[tuple[float, float]] = []
+    step = request.polar_pm / 100.0 / EDGES["BiFeO3"]
+    polar = {n.place: n for n in changes if n.material == "BiFeO3"}
+    for px in PLACES:
+        for py in PLACES:
+            base = (max(abs(px), abs(py)), min(abs(px), abs(py)))
+            states.append(_symmetrized(resample(changes[polar[base]], most, most), base, (px, py)))
+            steps.append((px * step, py * step))
+    null = next(n for n in changes if n.material == "SrTiO3")
+    states.append(_symmetrized(resample(changes[null], most, most), (0, 0), (0, 0)))
+    steps.append((0.0, 0.0))
+    grid = states[0].shape[1:4]
+    coefficients, scores = [], []
+    for site in SITES:
+        flat = []
+        for state, place in zip(states, steps, strict=True):
+            listed = np.moveaxis(state, 0, 3).reshape(-1, *state.shape[:1], most, most)
+            centred = (
+                filtered(around(site, np.asarray(listed, dtype=np.float64), place), 1.0).astype(np.float32) * weight
+            )
+            flat.append(centred.reshape(len(listed), -1))
+        modes = _modes(flat)
+        found = np.stack([f @ modes.T for f in flat])
+        sharp = filtered(modes.reshape(len(modes), -1, most, most) / weight, -1.0)
+        coefficients.append(np.fft.fftshift(np.fft.fft2(sharp), axes=(-2, -1)) / most**2)
+        scores.append(found.reshape(len(flat), *grid, -1))
+    count = max(len(c) for c in coefficients)
+    stacked = np.stack([np.pad(c, [(0, count - len(c))] + [(0, 0)] * 3) for c in coefficients])
+    padded = np.stack([np.pad(s, [(0, 0)] * 4 + [(0, count - s.shape[-1])]) for s in scores])
+    orders = np.arange(most) - most // 2
+    one = {"units": "1"}
+    amplitude = one | {"long_name": "share of each lens mode, fraction of the incident beam"}
+    tail = ("tilt_x", "tilt_y", "cells", "lens_mode")
+    return xr.Dataset(
+        {
+            "lens_coefficients": (
+                ("site", "lens_mode", "term", "order_y", "order_x", "part"),
+                np.stack([stacked.real, stacked.imag], axis=-1).astype(np.float32),
+                one | {"long_name": "Fourier coefficients by which each term of the lens changes the image"},
+            ),
+            "lens_scores_BiFeO3": (
+                ("site", "d_x", "d_y", *tail), padded[:, :9].reshape(2, 3, 3, *padded.shape[2:]), amplitude,
+            ),
+            "lens_scores_SrTiO3": (("site", *tail), padded[:, 9], amplitude),
+            "exponents": (
+                ("term", "aberration"), np.array(terms()),
+                one | {"long_name": "power of each aberration over its size", "sizes_angstrom": box.sizes.tolist()},
+            ),
+        },
+        coords={
+            "order_y": ("order_y", orders, one), "order_x": ("order_x", orders, one),
+            "lens_mode": ("lens_mode", np.arange(count), one), "aberration": list(COMPONENTS),
+        },
+    )  # fmt: skip
+
+
+def _symmetrized(changes: Singles, base: tuple[int, int], place: tuple[int, int]) -> Singles:
+    """Changes (term, tilt_x, tilt_y, cells, y, x) at ``place`` from those at ``base``, see `tiltsim.library.symmetry`."""
+    total, count = np.zeros(changes.shape, np.float32), 0
+    for operation in OPERATIONS:
+        if tuple(operation @ np.array(base)) != tuple(place):
+            continue
+        source, sign = turned_terms(operation)
+        for term in range(len(changes)):
+            total[term] += np.float32(sign[term]) * turned(changes[source[term]], operation)
+        count += 1
+    return total / np.float32(count)
+
+
+def _modes(flat: list[Singles]) -> Singles:
+    """Orthonormal rows (mode, terms × samples) that hold all but a share of the states' root mean square."""
+    total = sum(len(f) for f in flat)
+    every = np.concatenate([f[:: max(1, total // _STATES)] for f in flat]).astype(np.float64)
+    power, vectors = np.linalg.eigh(every @ every.T)
+    order = np.argsort(power)[::-1]
+    left = 1.0 - np.cumsum(power[order]) / power.sum()
+    chosen = order[: int(np.argmax(left < _LEFT_OUT**2)) + 1]
+    modes = (every.T @ vectors[:, chosen] / np.sqrt(power[chosen])).T
+    return modes.astype(np.float32)
