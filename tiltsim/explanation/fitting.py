@@ -1,0 +1,253 @@
+"""The maximum of the posterior of one joint model: many starts, then damped steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiltsim.bounds.fisher import inverse
+from tiltsim.explanation.model import PRIORS, SOURCE, TRUST, Model
+from tiltsim.explanation.regions import Region
+
+Floats = NDArray[np.float64]
+
+#: Starts: tilts along each axis as shares of the library's limit, and distance of thicknesses, Å.
+_START_TILTS, _START_STEP = (-0.75, -0.375, 0.0, 0.375, 0.75), 25.0
+
+#: Steps from every thickness, how many of the ends are followed, steps for them, and the fall of χ² at which a fit has ended.
+_FIRST, _FOLLOWED, _STEPS, _CONVERGED = 6, 4, 40, 1e-3
+
+#: Two ends are one solution if no unknown differs by more than this many standard errors.
+_SAME = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A maximum of the posterior.
+
+    Parameters
+    ----------
+    theta : ndarray (unknown,)
+    covariance : ndarray (unknown, unknown)
+        From curvature alone.
+    gain : ndarray (unknown, region · n · n)
+        How the maximum moves with each bin's mean: dθ = gain · d(mean).
+    chi2, prior : float
+        Σ (mean − model)² / variance over all bins, and the priors' share.
+    image : ndarray (region, n, n)
+        The model there.
+    at_limit : tuple of str
+        Unknowns that have ended where the library or sense does.
+    """
+
+    theta: Floats
+    covariance: Floats
+    gain: Floats
+    chi2: float
+    prior: float
+    image: Floats
+    at_limit: tuple[str, ...]
+
+    @property
+    def value(self) -> float:
+        """−2 log posterior, up to a constant."""
+        return self.chi2 + self.prior
+
+
+class Posterior:
+    """Data, model and priors.
+
+    Parameters
+    ----------
+    model : Model
+    regions : sequence of Region
+    priors : mapping of str to (float, float)
+        Mean and standard deviation, by the unknown's name.
+    inflation : float
+        Factor on the variance of every bin.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        regions: Sequence[Region],
+        priors: Mapping[str, tuple[float, float]] = PRIORS,
+    ) -> None:
+        self.model, self.regions = model, list(regions)
+        self.data = np.stack([r.mean for r in regions])
+        self.weight = np.stack([r.weight for r in regions])
+        names = model.layout.names
+        self.mean = np.array([priors[n][0] if n in priors else 0.0 for n, _ in names])
+        self.known = np.array([1.0 / priors[n][1] ** 2 if n in priors else 0.0 for n, _ in names])
+        self.low, self.high = model.limits
+        self._trust = model.layout.each(TRUST)
+
+    def value(self, theta: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """χ² (k,), the priors' share (k,), information (k, p, p) and score (k, p) at ``theta`` (k, p)."""
+        image, slopes = self.model.predict(theta)
+        left = self.data - image
+        chi2 = (self.weight * left**2).sum(axis=(1, 2, 3))
+        flat = slopes.reshape(*slopes.shape[:2], -1)
+        weight = self.weight.ravel()
+        information = (flat * weight) @ np.swapaxes(flat, 1, 2) + np.diag(self.known)
+        score = np.einsum("kpb,kb->kp", flat, left.reshape(len(theta), -1) * weight)
+        score += self.known * (self.mean - theta)
+        return chi2, (self.known * (theta - self.mean) ** 2).sum(axis=1), information, score
+
+    def climb(self, theta: Floats, steps: int) -> tuple[Floats, Floats]:
+        """Follow guesses (k, p) uphill; where they end, and −2 log posterior there."""
+        theta = np.clip(theta, self.low, self.high)
+        damping = np.full(len(theta), 1e-3)
+        chi2, prior, information, score = self.value(theta)
+        best = chi2 + prior
+        going = np.ones(len(theta), dtype=bool)
+        for _ in range(steps):
+            at = np.flatnonzero(going)
+            if not len(at):
+                break
+            held = ((theta[at] <= self.low) & (score[at] < 0)) | ((theta[at] >= self.high) & (score[at] > 0))
+            curvature = np.where(held[:, :, None] | held[:, None, :], 0.0, information[at])
+            diagonal = np.einsum("kpp->kp", curvature)
+            diagonal += diagonal * damping[at, None] + held + 1e-12
+            step = np.linalg.solve(curvature, np.where(held, 0.0, score[at])[..., None])[..., 0]
+            step /= np.maximum(np.abs(step / self._trust).max(axis=1, keepdims=True), 1.0)
+            proposed = np.clip(theta[at] + step, self.low, self.high)
+            c, p, i, s = self.value(proposed)
+            gained = best[at] - (c + p)
+            better = gained > 0
+            up = at[better]
+            theta[up], best[up] = proposed[better], (c + p)[better]
+            information[up], score[up] = i[better], s[better]
+            damping[up] = np.maximum(damping[up] / 5.0, 1e-8)
+            damping[at[~better]] *= 6.0
+            ended = (better & (gained < _CONVERGED)) | (damping[at] > 1e5)
+            going[at[ended]] = False
+        return theta, best
+
+    def start(self) -> Floats:
+        """Guesses (k, p): for each thickness, the tilts with which each region's linear model explains it best."""
+        library, layout = self.model.library, self.model.layout
+        thin, thick = library.thickness_range
+        count = max(2, int(np.ceil((thick - thin) / _START_STEP)))
+        thicknesses = np.linspace(thin, thick, 2 * count + 1)[1::2]
+        tilts = np.array([(x, y) for x in _START_TILTS for y in _START_TILTS]) * library.tilt_limit
+        base = layout.each({name: 0.0 for name, _ in layout.names})
+        base[[layout.place("source_xx"), layout.place("source_yy")]] = SOURCE
+        base[layout.place("scale")] = 1.0
+        for number, region in enumerate(self.regions):
+            if region.material != layout.null:
+                along = np.linalg.solve(region.stretch(library.edges[region.material]), region.apparent)
+                limit = 0.9 * library.d_limit
+                for axis, name in enumerate(("d_x", "d_y")):
+                    base[layout.place(name, number)] = np.clip(along[axis], -limit, limit)
+        trust = np.where(np.isfinite(self._trust), 3.0 * self._trust, 1e3)
+        starts = np.tile(base, (len(thicknesses), 1))
+        starts[:, layout.place("thickness")] = thicknesses
+        for row, start in enumerate(starts):
+            guesses = np.tile(start, (len(tilts), 1))
+            for axis, name in enumerate(("tilt_x", "tilt_y")):
+                guesses[:, layout.of(name)] = tilts[:, axis, None]
+            image, slopes = self.model.predict(guesses)
+            # Scale and offset first, by least squares, so that what is linear is near.
+            scale, offset = _levels(image, self.data, self.weight)
+            image = scale[:, None, None, None] * image + offset[:, None, None, None]
+            slopes = slopes * scale[:, None, None, None, None]
+            slopes[:, layout.place("offset")] = 1.0
+            guesses[:, layout.place("scale")] = scale
+            guesses[:, layout.place("offset")] = np.clip(offset, -0.3, 0.3)
+            chosen = start.copy()
+            chosen[layout.place("scale")], chosen[layout.place("offset")] = (
+                np.median(scale),
+                np.median(guesses[:, layout.place("offset")]),
+            )
+            for number in range(len(self.regions)):
+                mine = [p for p, (_, r) in enumerate(layout.names) if r in (-1, number)]
+                flat = slopes[:, mine, number].reshape(len(tilts), len(mine), -1)
+                weight = self.weight[number].ravel()
+                # As if no more than so much were known: linear models of images that are nowhere near would be believed.
+                weight = weight * min(
+                    1.0, _COMPARED / max(float((weight * self.data[number].ravel() ** 2).sum()), 1e-9)
+                )
+                left = (self.data[number] - image[:, number]).reshape(len(tilts), -1)
+                information = (flat * weight) @ np.swapaxes(flat, 1, 2)
+                information += np.diag(self.known[mine] + 1.0 / trust[mine] ** 2)
+                score = np.einsum("kpb,kb->kp", flat, left * weight)
+                step = np.linalg.solve(information, score[..., None])[..., 0]
+                value = (left**2 @ weight) - (score * step).sum(axis=1)
+                best = int(np.argmin(value))
+                for name in ("tilt_x", "tilt_y", "d_x", "d_y", "origin_x", "origin_y"):
+                    place = layout.of(name)[number]
+                    if place >= 0:
+                        limit = 3.0 * self._trust[place]
+                        chosen[place] = guesses[best, place] + np.clip(
+                            step[best, mine.index(place)], -limit, limit
+                        )
+            starts[row] = chosen
+        return np.clip(starts, self.low, self.high)
+
+    def solutions(self) -> list[Solution]:
+        """All distinct maxima that were found, the best first."""
+        theta, value = self.climb(self.start(), _FIRST)
+        order = np.argsort(value)[:_FOLLOWED]
+        theta, value = self.climb(theta[order], _STEPS)
+        found: list[Solution] = []
+        for row in np.argsort(value):
+            one = self._solution(theta[row])
+            error = np.sqrt(np.diag(one.covariance))
+            if all((np.abs(one.theta - other.theta) > _SAME * error).any() for other in found):
+                found.append(one)
+        return found
+
+    def _solution(self, theta: Floats) -> Solution:
+        image, slopes = self.model.predict(theta[None])
+        chi2, prior, information, _ = self.value(theta[None])
+        covariance = inverse(information[0])
+        held = (theta <= self.low) | (theta >= self.high)
+        names = tuple(
+            f"{n} of {self.regions[r].name}" if r >= 0 else n
+            for (n, r), h in zip(self.model.layout.names, held, strict=True)
+            if h
+        )
+        flat = slopes[0].reshape(len(theta), -1)
+        return Solution(
+            theta,
+            covariance,
+            covariance @ (flat * self.weight.ravel()),
+            float(chi2[0]),
+            float(prior[0]),
+            image[0],
+            names,
+        )
+
+    def sandwich(self, solution: Solution) -> Floats:
+        """Covariance (p, p) of the solution from how blocks of cells differ: noise of any kind, correlated or not."""
+        total = np.zeros_like(solution.covariance)
+        size = BINS_SQUARED
+        for number, region in enumerate(self.regions):
+            gain = solution.gain[:, number * size : (number + 1) * size]
+            pixels = np.maximum(region.pixels.sum(axis=0), 1.0)
+            # What each block adds to the mean, beyond its share.
+            part = (region.counts - region.pixels * region.mean) / pixels
+            moved = part.reshape(len(part), -1) @ gain.T
+            total += moved.T @ moved * len(part) / max(len(part) - 1, 1)
+        # Priors add what they do not know.
+        return total + solution.covariance @ np.diag(self.known) @ solution.covariance
+
+
+def _levels(image: Floats, data: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Scale and offset (k,) that bring images (k, region, n, n) nearest to the data."""
+    axes = (1, 2, 3)
+    total = weight.sum()
+    m, d = (weight * image).sum(axis=axes) / total, (weight * data).sum() / total
+    away = image - m[:, None, None, None]
+    scale = (weight * away * (data - d)).sum(axis=axes) / np.maximum((weight * away**2).sum(axis=axes), 1e-30)
+    scale = np.maximum(scale, 1e-3)
+    return scale, d - scale * m
+
+
+#: Starts are compared as if the averaged cell were known no better than this signal to noise ratio, squared.
+_COMPARED = 2e5
+BINS_SQUARED = 32 * 32

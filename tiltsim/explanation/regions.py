@@ -1,0 +1,279 @@
+"""The evidence of an image: every domain's averaged cell, kept in blocks so that its errors can be seen rather than assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
+
+from analysis import Measurement
+from tiltsim.errors import SettingsError
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+#: Bins along a cell's edge: 0.12 Å.
+BINS = 32
+
+#: Blocks that each region's cells are parted into, about.
+BLOCKS = 30
+
+#: The lattice that cells are folded by is that of the fitted A columns, smoothed over so many cells: their errors, and what is random
+#: from cell to cell, must not sharpen or blur the average.
+_SMOOTH = 1.5
+
+#: Rounds of the search for the cell that a pixel lies in.
+_ROUNDS = 3
+
+#: Smoothing of the variance of pixels within bins, bins.
+_BLUR = 1.5
+
+#: Fewest cells of a region that is looked at.
+FEWEST = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The averaged cell of one domain, or of the reference.
+
+    Parameters
+    ----------
+    name : str
+        "variant 1" (largest first) or "reference".
+    material : str
+        Of the library's.
+    counts, pixels : ndarray, shape (block, n, n)
+        Sum of the image, in units of its mean, and number of pixels, in bins k / n of a cell (y, x), an A column at 0.
+    offset : ndarray, shape (2, n, n)
+        Mean place (x, y) of a bin's pixels relative to its middle, cells.
+    variance : ndarray, shape (n, n)
+        Of the mean of each bin, from the scatter of its pixels.
+    frame : ndarray, shape (2, 2)
+        Columns: one cell along the lattice's x and y, Å, along the image's axes.
+    cells : int
+        That are averaged.
+    rows : ndarray of int
+        Rows of all cells of this domain in the table, walls included.
+    apparent, apparent_cov : ndarray, shapes (2,), (2, 2)
+        Mean of the fitted d of the cells that are averaged, pm, along the image's axes, and its covariance from blocks.
+    """
+
+    name: str
+    material: str
+    counts: Floats
+    pixels: Floats
+    offset: Floats
+    variance: Floats
+    frame: Floats
+    cells: int
+    rows: Indices
+    apparent: Floats
+    apparent_cov: Floats
+
+    @property
+    def mean(self) -> Floats:
+        """(n, n) The averaged cell; 0 where no pixel fell."""
+        return np.asarray(self.counts.sum(axis=0) / np.maximum(self.pixels.sum(axis=0), 1.0))
+
+    @property
+    def weight(self) -> Floats:
+        """(n, n) Inverse variance of :attr:`mean`; 0 where no pixel fell."""
+        seen = self.pixels.sum(axis=0) > 1
+        return np.asarray(np.where(seen, 1.0 / np.maximum(self.variance, 1e-30), 0.0))
+
+    @property
+    def angle(self) -> float:
+        """Of the lattice against the image, rad, from x towards y."""
+        m = self.frame
+        return float(np.arctan2(m[1, 0] - m[0, 1], m[0, 0] + m[1, 1]))
+
+    def turn(self) -> Floats:
+        """(2, 2) Takes tilts along the lattice's axes to the image's."""
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        return np.array([[c, -s], [s, c]])
+
+    def stretch(self, edge: float) -> Floats:
+        """(2, 2) Takes d along the lattice's axes of a cell with ``edge``, Å, to d along the image's axes."""
+        return self.frame / edge
+
+
+def gather(
+    measurement: Measurement,
+    labels: NDArray[np.int_],
+    *,
+    reference: int | None = None,
+    film: str = "BiFeO3",
+    substrate: str = "SrTiO3",
+) -> list[Region]:
+    """Average the cells of every label.
+
+    Parameters
+    ----------
+    measurement : Measurement
+        Of a perovskite seen along [100].
+    labels : ndarray of int (cell,)
+        Domain of each cell of ``measurement.unit_cells``, 0 the first; -1 for none.
+    reference : int, optional
+        Label of the region without polarization.
+    film, substrate : str
+        Materials of the library.
+
+    Returns
+    -------
+    list of Region
+        Of labels with enough cells, in their order.
+
+    Raises
+    ------
+    SettingsError
+        If the image does not show [100].
+    """
+    lattice = measurement.lattice
+    if lattice.zone != "100":
+        raise SettingsError(
+            f"image: shows zone {lattice.zone}; only ⟨100⟩ images have a response library so far."
+        )
+    cells = measurement.unit_cells
+    origin, shape, wave = _smoothed(measurement)
+    inner = _inner_labels(cells, labels, origin, shape)
+    place = _places(measurement, origin, wave)
+    cell = np.floor(place).astype(np.int64)
+    inside = np.asarray(((cell >= 0) & (cell < np.array(shape) - 1)).all(axis=-1))
+    cell = np.where(inside[..., None], cell, 0)
+    values = np.asarray(measurement.image.values, dtype=float)
+    values = values - float(measurement.image.attrs.get("black_level", 0.0))
+    mine = np.where(inside & np.isfinite(values), inner[cell[..., 0], cell[..., 1]], -1)
+    level = float(values[mine >= 0].mean()) if (mine >= 0).any() else 1.0
+    if not level > 0:
+        raise SettingsError(
+            "image: its mean is not positive; give an image whose background is not taken off."
+        )
+    fraction = place - cell
+    found: list[Region] = []
+    usable = np.isfinite(cells["d"].values).all(axis=1) & (cells["flag"].values == 0)
+    at = np.stack([cells["a"].values, cells["b"].values], -1) - origin
+    for label in range(int(labels.max(initial=-1)) + 1):
+        averaged = usable & (inner[at[:, 0], at[:, 1]] == label)
+        chosen = mine == label
+        if averaged.sum() < FEWEST:
+            continue
+        found.append(
+            _region(
+                "reference"
+                if label == reference
+                else f"variant {len([r for r in found if r.name != 'reference']) + 1}",
+                substrate if label == reference else film,
+                values[chosen] / level,
+                fraction[chosen],
+                cell[chosen],
+                measurement,
+                averaged,
+                np.flatnonzero(labels == label),
+                at,
+            )
+        )
+    return found
+
+
+def _smoothed(measurement: Measurement) -> tuple[Indices, tuple[int, int], Floats]:
+    """First lattice index, shape, and departures (a, b, 2) of the A columns from a straight lattice, Å, smoothed."""
+    columns, lattice = measurement.columns, measurement.lattice
+    chosen = (columns["site"].values == "A") & (columns["flag"].values == 0)
+    index = np.stack([columns["a"].values, columns["b"].values], -1)[chosen].astype(np.int64)
+    xy = np.stack([columns["x"].values, columns["y"].values], -1)[chosen]
+    origin = index.min(axis=0)
+    shape = tuple(int(n) for n in index.max(axis=0) - origin + 1)
+    away = xy - np.array(lattice.origin) - index @ lattice.vectors
+    there, field = np.zeros(shape), np.zeros((*shape, 2))
+    i, j = (index - origin).T
+    there[i, j], field[i, j] = 1.0, away
+    share = gaussian_filter(there, _SMOOTH, mode="constant")
+    smooth = np.stack([gaussian_filter(field[..., n], _SMOOTH, mode="constant") for n in (0, 1)], -1)
+    return origin, (shape[0], shape[1]), smooth / np.maximum(share, 1e-6)[..., None]
+
+
+def _inner_labels(
+    cells: xr.Dataset, labels: NDArray[np.int_], origin: Indices, shape: tuple[int, int]
+) -> Indices:
+    """Label of every cell on the lattice whose surrounding cells all have it too or none; -1 elsewhere."""
+    grid = np.full(shape, -1)
+    at = np.stack([cells["a"].values, cells["b"].values], -1) - origin
+    grid[at[:, 0], at[:, 1]] = labels
+    inner = np.full(shape, -1)
+    for label in range(int(labels.max(initial=-1)) + 1):
+        other = (grid >= 0) & (grid != label)
+        far = binary_erosion(~other, np.ones((3, 3)), border_value=1)
+        inner[(grid == label) & far] = label
+    return inner
+
+
+def _places(measurement: Measurement, origin: Indices, departures: Floats) -> Floats:
+    """Place (y, x, 2) of every pixel along the lattice's a and b, in cells from its first A column."""
+    lattice, image = measurement.lattice, measurement.image
+    x, y = np.meshgrid(image.x.values, image.y.values)
+    xy = np.stack([x, y], -1) - np.array(lattice.origin)
+    inverse = np.linalg.inv(lattice.vectors)
+    place = xy @ inverse - origin
+    for _ in range(_ROUNDS):
+        moved = [
+            map_coordinates(departures[..., n], np.moveaxis(place, -1, 0), order=1, mode="nearest")
+            for n in (0, 1)
+        ]
+        place = (xy - np.stack(moved, -1)) @ inverse - origin
+    return np.asarray(place)
+
+
+def _region(
+    name: str, material: str, values: Floats, fraction: Floats, cell: Indices, measurement: Measurement,
+    averaged: NDArray[np.bool_], rows: Indices, at: Indices,
+) -> Region:  # fmt: skip
+    count = int(averaged.sum())
+    size = max(1, int(np.ceil(np.sqrt(count / BLOCKS))))
+    keys = np.unique(at[averaged] // size, axis=0, return_inverse=True)[1]
+    table = np.full(at[averaged].max(axis=0) + 1, -1)
+    table[tuple(at[averaged].T)] = keys.ravel()
+    within = (cell < table.shape).all(axis=-1)
+    block = np.where(within, table[tuple(np.where(within[:, None], cell, 0).T)], -1)
+    values, fraction, block = values[block >= 0], fraction[block >= 0], block[block >= 0]
+    place = fraction * BINS
+    whole = np.round(place)
+    index = (whole[:, 1].astype(int) % BINS) * BINS + whole[:, 0].astype(int) % BINS
+    blocks = int(keys.max()) + 1
+
+    def gathered(weights: Floats | None = None, by_block: bool = False) -> Floats:
+        where = block * BINS**2 + index if by_block else index
+        length = (blocks if by_block else 1) * BINS**2
+        total = np.bincount(where, weights, length).astype(float)
+        return total.reshape((blocks, BINS, BINS) if by_block else (BINS, BINS))
+
+    number = gathered()
+    apart = (place - whole) / BINS
+    offset = np.stack([gathered(apart[:, n]) for n in (0, 1)]) / np.maximum(number, 1.0)
+    mean = gathered(values) / np.maximum(number, 1.0)
+    # Scatter within a bin is noise, once what the cell changes across it is taken off.
+    smooth = gaussian_filter(mean, 1.0, mode="wrap")
+    slope_y, slope_x = ((np.roll(smooth, -1, n) - np.roll(smooth, 1, n)).ravel() * (BINS / 2) for n in (0, 1))
+    across = (apart - offset.reshape(2, -1).T[index]) * np.stack([slope_x, slope_y], -1)[index]
+    left = (values - mean.ravel()[index] - across.sum(axis=1)) ** 2
+    enough = np.where(number > 1, number, 0.0)
+    freedom = gaussian_filter(np.maximum(enough - 1.0, 0.0), _BLUR, mode="wrap")
+    scatter = gaussian_filter(np.where(enough > 0, gathered(left), 0.0), _BLUR, mode="wrap")
+    variance = scatter / np.maximum(freedom, 1e-9) / np.maximum(number, 1.0)
+    d = measurement.unit_cells["d"].values[averaged]
+    blocks_d = np.stack([np.bincount(keys.ravel(), d[:, n], blocks) for n in (0, 1)], -1)
+    size_of = np.bincount(keys.ravel(), minlength=blocks)
+    left_d = blocks_d - size_of[:, None] * d.mean(axis=0)
+    return Region(
+        name, material, gathered(values, True), gathered(None, True), offset, variance,
+        np.asarray(measurement.lattice.vectors.T), count, rows, d.mean(axis=0),
+        left_d.T @ left_d / count**2 * blocks / max(blocks - 1, 1),
+    )  # fmt: skip
+
+
+def total_cells(regions: Sequence[Region]) -> int:
+    """Cells that all regions average."""
+    return sum(r.cells for r in regions)
