@@ -187,7 +187,7 @@ def _read(structure: str, unit: Unit, points: Sequence[_Point], pairs: int) -> n
     cells = tuple(sorted({p.cells for p in points}))
     d = None if structure == "null" else (POLAR[int(structure[-1])] * BULK,) * 2
     node = Node("SrTiO3" if d is None else "BiFeO3")
-    job = node_job(_request(pairs), node, TiltSeries((0.0,), (0.0,)), (*cells, 98), d, "cpu")
+    job = node_job(_request(pairs), node, TiltSeries((0.0,), (0.0,)), tuple(sorted({*cells, 98})), d, "cpu")
     grid = job.grid
     q = grid.wave_vectors[unit.part]
     tilts = [p.tilt for p in points]

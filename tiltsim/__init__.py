@@ -3,6 +3,7 @@
 from tiltsim.conventions import TiltConvention
 from tiltsim.dataset import pair_images
 from tiltsim.errors import SettingsError
+from tiltsim.explanation import explain
 from tiltsim.images import apply_dose, evaluate
 from tiltsim.library import Library, LibraryRequest, build_library, check_library, open_library
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, Numerics, TiltSeries
@@ -23,6 +24,7 @@ __all__ = [
     "build_library",
     "check_library",
     "evaluate",
+    "explain",
     "load_recipe",
     "open_library",
     "pair_images",

@@ -15,6 +15,7 @@ import dcnn
 import structures
 from tiltsim.cli_converge import converge
 from tiltsim.cli_evaluate import evaluate
+from tiltsim.cli_explain import explain
 from tiltsim.cli_library import library
 from tiltsim.cli_measure import measure
 from tiltsim.cli_networks import networks
@@ -42,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for verb in (structure, simulate, converge, measure, synth, train, predict, evaluate, transfer):
+for verb in (structure, simulate, converge, measure, synth, train, predict, evaluate, transfer, explain):
     app.command()(verb)
 app.add_typer(library, name="library")
 app.add_typer(networks, name="networks")

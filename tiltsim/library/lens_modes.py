@@ -63,12 +63,15 @@ def assembled_lens(request: LibraryRequest, changes: Mapping[Node, Singles]) -> 
         for state, place in zip(states, steps, strict=True):
             listed = np.moveaxis(state, 0, 3).reshape(-1, *state.shape[:1], most, most)
             centred = (
-                filtered(around(site, np.asarray(listed, dtype=np.float64), place), 1.0).astype(np.float32) * weight
+                filtered(around(site, np.asarray(listed, dtype=np.float64), place), 1.0).astype(np.float32)
+                * weight
             )
             flat.append(centred.reshape(len(listed), -1))
         modes = _modes(flat)
         found = np.stack([f @ modes.T for f in flat])
-        sharp = filtered(modes.reshape(len(modes), -1, most, most) / weight, -1.0)
+        sharp = filtered(
+            np.asarray(modes.reshape(len(modes), -1, most, most) / weight, dtype=np.float64), -1.0
+        )
         coefficients.append(np.fft.fftshift(np.fft.fft2(sharp), axes=(-2, -1)) / most**2)
         scores.append(found.reshape(len(flat), *grid, -1))
     count = max(len(c) for c in coefficients)

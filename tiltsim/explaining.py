@@ -1,0 +1,156 @@
+"""Explain one micrograph from its file to a folder of results."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import analysis
+import dcnn
+from tiltsim.errors import SettingsError
+from tiltsim.explanation import attribute, explain
+from tiltsim.explanation.explaining import STAGES, Explanation
+from tiltsim.explanation.figures import plot_answer, plot_distributions, plot_evidence, plot_posterior
+from tiltsim.explanation.page import answer_in_words, write_page
+from tiltsim.library import Library, open_library
+from tiltsim.output import check_folder, complete_folder, write_json
+from tiltsim.pretrained import model_path
+from tiltsim.progress import Reporter, Silent
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """How an image is loaded and explained.
+
+    Parameters
+    ----------
+    library : Path
+    pixel_size, lattice_parameter : float, optional
+        Å.
+    dataset : str, optional
+    reference : str
+        "auto", "none" or "x0,y0,x1,y1" in Å.
+    variants : int, optional
+    network : str
+        A model, or "none".
+    radius : float
+        Displacement of full colour, pm.
+    device : str
+    """
+
+    library: Path
+    pixel_size: float | None = None
+    lattice_parameter: float | None = None
+    dataset: str | None = None
+    reference: str = "auto"
+    variants: int | None = None
+    network: str = "none"
+    radius: float = 40.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what no image can be explained with, before any is read."""
+        if not self.radius > 0:
+            raise SettingsError(f"--radius {self.radius:g} must be positive, in pm.")
+        self.region()
+
+    def region(self) -> str | tuple[float, float, float, float]:
+        """The reference, parsed."""
+        if self.reference in ("auto", "none"):
+            return self.reference
+        try:
+            x0, y0, x1, y1 = (float(v) for v in self.reference.split(","))
+        except ValueError as error:
+            raise SettingsError(
+                f"--reference {self.reference!r} must be auto, none or four numbers x0,y0,x1,y1 in Å."
+            ) from error
+        return x0, y0, x1, y1
+
+
+def explain_into(
+    path: Path, out: Path, options: ExplainOptions, reporter: Reporter | None = None
+) -> tuple[dict[str, Any], Explanation]:
+    """Explain a micrograph and write page, tables and pictures to ``out``, all of them or none.
+
+    Returns
+    -------
+    summary : dict
+        What is in summary.json.
+    Explanation
+
+    Raises
+    ------
+    ImageError, SettingsError, ModelError
+        One sentence about what is wrong.
+    """
+    start = time.perf_counter()
+    bars = reporter or Silent()
+    check_folder(out)
+    library = open_library(options.library)
+    network = None if options.network == "none" else dcnn.load(model_path(options.network))
+    image = analysis.load(path, pixel_size=options.pixel_size, dataset=options.dataset)
+    bars.stage("explain the image", len(STAGES))
+    found = explain(
+        image, library, reference=options.region(), variants=options.variants, network=network,
+        lattice_parameter=options.lattice_parameter, device=options.device,
+        progress=lambda stage: bars.advance(STAGES.index(stage)),
+    )  # fmt: skip
+    bars.advance(len(STAGES))
+    pixel = float(abs(found.measurement.image.x[1] - found.measurement.image.x[0]))
+    parts = None
+    if found.verdict.identified:
+        bars.stage("part what the map shows", 1)
+        parts = attribute(found.cells, found.inversion, found.leans, pixel, bars.advance)
+    with complete_folder(out) as folder:
+        bars.stage("draw", 4)
+        analysis.write_dataset(found.summary, folder / "explanation.nc")
+        analysis.write_dataset(found.cells, folder / "unit_cells.nc")
+        analysis.write_csv(found.cells, folder / "unit_cells.csv")
+        if parts is not None:
+            analysis.write_dataset(parts, folder / "attribution.nc")
+        pictures = {
+            "answer": plot_answer(found, parts, options.radius), "distributions": plot_distributions(found),
+            "posterior": plot_posterior(found), "evidence": plot_evidence(found),
+        }  # fmt: skip
+        for number, (name, figure) in enumerate(pictures.items()):
+            analysis.save(figure, folder / name)
+            bars.advance(number + 1)
+        seconds = time.perf_counter() - start
+        write_page(found, parts, library, folder, image=path.name, seconds=seconds)
+        summary = _summary(found, path, library, seconds)
+        write_json(summary, folder / "summary.json")
+    return summary, found
+
+
+def _summary(found: Explanation, path: Path, library: Library, seconds: float) -> dict[str, Any]:
+    inversion = found.inversion
+    thickness, error = inversion.number("thickness")
+    return {
+        "image": path.name,
+        "identified": found.verdict.identified,
+        "answer": answer_in_words(found),
+        "objections": found.verdict.objections,
+        "remarks": found.verdict.remarks,
+        "advice": found.verdict.advice,
+        "regions": [
+            {
+                "name": region.name, "cells": region.cells, "apparent_pm": region.apparent,
+                "tilt_mrad": inversion.tilt[n], "tilt_std_mrad": _std(inversion.tilt_cov, n),
+                "bias_pm": inversion.bias[n], "bias_std_pm": _std(inversion.bias_cov, n),
+                "d_pm": inversion.d[n] if found.verdict.identified else None,
+            }
+            for n, region in enumerate(inversion.regions)
+        ],
+        "thickness_angstrom": [thickness, error],
+        "reduced_chi2": inversion.chi2,
+        "library": library.digest,
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+def _std(covariance: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
+    return np.sqrt(np.diag(covariance)[2 * n : 2 * n + 2])

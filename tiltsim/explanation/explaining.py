@@ -1,0 +1,285 @@
+"""From a micrograph to an answer: how much of its polarization is the crystal's and how much is tilt's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+import analysis
+import dcnn
+from analysis import Measurement
+from analysis.errors import ImageError
+from tiltsim.errors import SettingsError
+from tiltsim.explanation.estimators import (
+    Estimate,
+    from_inversion,
+    from_network,
+    from_reference,
+    from_symmetry,
+)
+from tiltsim.explanation.inversion import Inversion, invert
+from tiltsim.explanation.leans import Leans, part_leans
+from tiltsim.explanation.model import SHARED
+from tiltsim.explanation.reference import find_reference, in_box
+from tiltsim.explanation.regions import Region, gather
+from tiltsim.explanation.verdict import Verdict, judge
+from tiltsim.library import Library
+
+Floats = NDArray[np.float64]
+
+#: What happens, in order, as progress is told.
+STAGES = ("fit columns", "find domains", "average cells", "invert the image", "ask other estimators", "judge")
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What an image says about its tilt and its polarization.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    cells : Dataset
+        ``measurement.unit_cells`` with ``domain`` (cell; −1 none), ``reference`` (cell), and, where the verdict allows it,
+        ``d_corrected`` (cell, component), pm, ``d_corrected_cov`` (a cell's own fit error) and ``bias_cov`` (what the
+        whole domain shares).
+    domains : Dataset
+        From ``analysis.find_domains`` of the cells that are no reference.
+    regions : list of Region
+    inversion : Inversion
+    leans : Leans or None
+    estimates : list of Estimate
+    verdict : Verdict
+    summary : Dataset
+        Every number, see :func:`summarized`.
+    """
+
+    measurement: Measurement
+    cells: xr.Dataset
+    domains: xr.Dataset
+    regions: list[Region]
+    inversion: Inversion
+    leans: Leans | None
+    estimates: list[Estimate]
+    verdict: Verdict
+    summary: xr.Dataset
+
+
+def explain(
+    image: xr.DataArray | Measurement,
+    library: Library,
+    *,
+    reference: str | tuple[float, float, float, float] = "auto",
+    variants: int | None = None,
+    network: dcnn.Model | None = None,
+    lattice_parameter: float | None = None,
+    device: str = "auto",
+    progress: Callable[[str], None] | None = None,
+) -> Explanation:
+    """Read mis-tilt from an image and correct its polarization for it.
+
+    Parameters
+    ----------
+    image : DataArray (y, x) or Measurement
+        ADF-STEM image of a perovskite film along [100]; or what ``analysis.measure`` made of it.
+    library : Library
+        Of the image's microscope and detector, built with a lens (``tiltsim library build --lens``).
+    reference : {"auto", "none"} or (x0, y0, x1, y1)
+        The region without polarization, as a box in Å, or found by its dimmer A columns.
+    variants : int, optional
+        Number of variants; by default decided by the image.
+    network : dcnn.Model, optional
+        A tilt-aware network, asked as one estimator more.
+    lattice_parameter : float, optional
+        Å; recalibrates the image, see ``analysis.measure``.
+    device : {"auto", "cpu", "cuda"}
+    progress : callable, optional
+        Called with each of :data:`STAGES` as it begins.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    ImageError
+        If the image cannot be measured.
+    SettingsError
+        If the library has no lens, or an argument makes no sense.
+    """
+    if library.lens is None:
+        raise SettingsError(
+            "library: holds no aberrations, without which coma is taken for tilt; build it with `tiltsim library build --lens`."
+        )
+    tell = progress or (lambda stage: None)
+    tell(STAGES[0])
+    if isinstance(image, Measurement):
+        measurement = image
+    else:
+        measurement = analysis.measure(image, lattice_parameter=lattice_parameter, device=device)
+    tell(STAGES[1])
+    cells = measurement.unit_cells
+    null = _reference(cells, reference)
+    film = np.flatnonzero(~null)
+    if len(film) < 8:
+        raise ImageError("image: all of its cells are the reference; there is nothing to explain.")
+    domains = analysis.find_domains(cells.isel(cell=film), variants)
+    labels = np.full(cells.sizes["cell"], -1)
+    labels[film] = domains["domain"].values
+    count = domains.sizes["variant"]
+    if null.any():
+        labels[null] = count
+    tell(STAGES[2])
+    regions = gather(measurement, labels, reference=count if null.any() else None)
+    if not any(r.name != "reference" for r in regions):
+        raise ImageError("image: no variant has enough whole cells away from walls; give a larger image.")
+    tell(STAGES[3])
+    inversion = invert(regions, library)
+    tell(STAGES[4])
+    pixel = float(abs(measurement.image.x[1] - measurement.image.x[0]))
+    estimates = [
+        from_inversion(inversion),
+        from_reference(regions, library, pixel),
+        from_symmetry(cells.isel(cell=film), domains, regions),
+    ]
+    if network is not None:
+        estimates.append(from_network(network, measurement.image, cells, regions, device))
+    tell(STAGES[5])
+    verdict = judge(inversion, estimates)
+    leans = _leans(inversion)
+    corrected = _corrected(cells, labels, null, inversion, verdict)
+    summary = summarized(inversion, estimates, verdict, leans, library)
+    return Explanation(
+        measurement, corrected, domains, regions, inversion, leans, estimates, verdict, summary
+    )
+
+
+def _reference(cells: xr.Dataset, wanted: str | tuple[float, float, float, float]) -> NDArray[np.bool_]:
+    if not isinstance(wanted, str):
+        return in_box(cells, wanted)
+    if wanted not in ("auto", "none"):
+        raise SettingsError(f'reference "{wanted}" must be auto, none or a box x0,y0,x1,y1 in Å.')
+    return find_reference(cells) if wanted == "auto" else np.zeros(cells.sizes["cell"], dtype=bool)
+
+
+def _leans(inversion: Inversion) -> Leans | None:
+    """All tilts turned to the lattice of the first region, where leans have signs."""
+    back = inversion.regions[0].turn().T
+    count = len(inversion.regions)
+    turn = np.kron(np.eye(count), back)
+    d = [
+        None if region.name == "reference" else back @ one
+        for region, one in zip(inversion.regions, inversion.d, strict=True)
+    ]
+    return part_leans(inversion.tilt @ back.T, turn @ inversion.tilt_cov @ turn.T, d)
+
+
+def _corrected(
+    cells: xr.Dataset,
+    labels: NDArray[np.int_],
+    null: NDArray[np.bool_],
+    inversion: Inversion,
+    verdict: Verdict,
+) -> xr.Dataset:
+    """The table with domains, and with corrected d where that may be given."""
+    result = cells.assign(
+        domain=("cell", np.where(null, -1, labels).astype(np.int32), {"units": "1", "note": "-1: none"}),
+        reference=("cell", null.astype(np.int8), {"units": "1", "long_name": "1 in the region without polarization"}),
+    )  # fmt: skip
+    if not verdict.identified:
+        return result
+    bias, covariance = np.full((len(labels), 2), np.nan), np.full((len(labels), 2, 2), np.nan)
+    for number, region in enumerate(inversion.regions):
+        bias[region.rows] = inversion.bias[number]
+        covariance[region.rows] = inversion.bias_cov[2 * number : 2 * number + 2, 2 * number : 2 * number + 2]
+    pm = {"units": "pm", "convention": cells["d"].attrs.get("convention", "")}
+    square = ("cell", "component", "component_2")
+    return result.assign(
+        d_corrected=(
+            ("cell", "component"), cells["d"].values - bias, pm | {"long_name": "d without what tilt and fit add to it"},
+        ),
+        bias=(("cell", "component"), bias, pm | {"long_name": "apparent d less d"}),
+        bias_cov=(square, covariance, {"units": "pm2", "long_name": "error of the bias, which a whole domain shares"}),
+    )  # fmt: skip
+
+
+def summarized(
+    inversion: Inversion,
+    estimates: list[Estimate],
+    verdict: Verdict,
+    leans: Leans | None,
+    library: Library,
+) -> xr.Dataset:
+    """Every number of an explanation.
+
+    Returns
+    -------
+    Dataset
+        dims region, component, estimator, unknown: ``apparent``, ``d``, ``tilt`` and their errors of each region from the inversion;
+        ``estimate_bias``, ``estimate_tilt`` (estimator, variant, component) with their covariances; ``shared``,
+        ``shared_std`` of the unknowns that all regions share; ``posterior``, ``posterior_cov`` of all unknowns along the
+        lattice's axes; ``bias_cov``, ``tilt_cov`` of all regions together; attributes with the verdict.
+    """
+    regions = inversion.regions
+    count = len(regions)
+    pm, mrad, pm2 = {"units": "pm"}, {"units": "mrad"}, {"units": "pm2"}
+    pair = ("region", "component")
+    both = ("region", "component", "region_2", "component_2")
+    values = [inversion.number(name) for name in SHARED]
+    names = [n if r < 0 else f"{n} of {regions[r].name}" for n, r in inversion.model.layout.names]
+    shape = (count, 2, count, 2)
+    attrs: dict[str, object] = {
+        "identified": int(verdict.identified), "objections": "; ".join(verdict.objections),
+        "remarks": "; ".join(verdict.remarks), "advice": "; ".join(verdict.advice), "weakest": verdict.weakest,
+        "reduced_chi2": inversion.chi2, "rivals": len(inversion.rivals), "library": library.digest,
+        "estimators": "; ".join(f"{e.name}: assumes that {e.assumes}{'; silent: ' + e.silent if e.silent else ''}" for e in estimates),
+        "convention": "d = mean of surrounding A columns - B column; x right, y down; tilt: direction of the beam inside the crystal",
+        "tiltsim_version": version("tiltsim"),
+    }  # fmt: skip
+    result = xr.Dataset(
+        {
+            "cells": ("region", [r.cells for r in regions], {"units": "1"}),
+            "apparent": (pair, np.stack([r.apparent for r in regions]), pm),
+            "apparent_cov": ((*pair, "component_2"), np.stack([r.apparent_cov for r in regions]), pm2),
+            "d": (pair, inversion.d, pm),
+            "bias": (pair, inversion.bias, pm | {"long_name": "apparent d less d"}),
+            "bias_cov": (both, inversion.bias_cov.reshape(shape), pm2),
+            "tilt": (pair, inversion.tilt, mrad | {"long_name": "direction of the beam inside this crystal"}),
+            "tilt_cov": (both, inversion.tilt_cov.reshape(shape), {"units": "mrad2"}),
+            "shared": ("shared_unknown", [v for v, _ in values]),
+            "shared_std": ("shared_unknown", [e for _, e in values]),
+            "posterior": ("unknown", inversion.solution.theta),
+            "posterior_cov": (("unknown", "unknown_2"), inversion.covariance),
+            "estimate_bias": (("estimator", "variant", "component"), np.stack([e.bias for e in estimates]), pm),
+            "estimate_bias_cov": (
+                ("estimator", "variant", "component", "component_2"), np.stack([e.bias_cov for e in estimates]), pm2,
+            ),
+            "estimate_tilt": (("estimator", "variant", "component"), np.stack([e.tilt for e in estimates]), mrad),
+            "estimate_tilt_cov": (
+                ("estimator", "variant", "component", "component_2"), np.stack([e.tilt_cov for e in estimates]),
+                {"units": "mrad2"},
+            ),
+        },
+        coords={
+            "region": [r.name for r in regions], "component": ["x", "y"], "unknown": names,
+            "shared_unknown": list(SHARED), "shared_unit": ("shared_unknown", list(SHARED.values())),
+            "estimator": [e.name for e in estimates],
+        },
+        attrs=attrs,
+    )  # fmt: skip
+    if leans is not None:
+        result["grain_tilt"] = ("component", regions[0].turn() @ leans.grain, mrad)
+        result["grain_tilt_std"] = ("component", leans.grain_std, mrad)
+        result["lean"] = (pair, leans.leans @ regions[0].turn().T, mrad)
+        result["along_beam"] = (
+            "region", list(leans.along), {"units": "1", "long_name": "sign of d along the beam, by its lean; 0: none"},
+        )  # fmt: skip
+        result.attrs |= {
+            "lean_share": leans.share, "lean_share_std": leans.share_std, "lean_chi2": leans.chi2,
+            "lean_freedom": leans.freedom, "lean_decided": int(leans.decided),
+        }  # fmt: skip
+    return result

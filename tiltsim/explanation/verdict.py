@@ -1,0 +1,204 @@
+"""Whether to believe an answer: what must hold, what speaks against it, and what to measure where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiltsim.explanation.estimators import Estimate
+from tiltsim.explanation.inversion import Inversion, in_image_axes
+
+Floats = NDArray[np.float64]
+
+#: Largest reduced χ² of averaged cells that the model may leave, and the number of cells below which none is judged.
+WORST_CHI2 = 2.0
+
+#: Largest standard error of the bias, pm, and of tilt, mrad, along either axis; smaller for one variant without a reference, where
+#: nothing checks the answer.
+LARGEST_BIAS_STD, LARGEST_TILT_STD, ALONE = 1.5, 1.5, 0.7
+
+#: Fewest cells of a variant that stands alone.
+FEWEST_ALONE = 20
+
+#: Rival solutions matter if they say another bias by this much, pm.
+RIVAL_BIAS = 1.5
+
+#: Estimators contradict each other if a difference like theirs would occur by chance less often than once in a thousand:
+#: χ² of two components. Beyond their own errors, what each takes for granted may be out by this much, pm.
+CONTRADICTION, GRANTED = 13.8, 1.5
+
+#: Unknowns whose ends tell that the model does not reach, or that nothing is known.
+_TELLING = (
+    "thickness",
+    "defocus",
+    "C12_x",
+    "C12_y",
+    "C21_x",
+    "C21_y",
+    "source_xx",
+    "source_yy",
+    "tilt_x",
+    "tilt_y",
+    "d_x",
+    "d_y",
+)
+
+#: What one would call a change of an unknown, in its unit: directions of weak knowledge are told in these.
+_NOTICEABLE = {
+    "thickness": 20.0, "source_xx": 0.01, "source_yy": 0.01, "source_xy": 0.01, "defocus": 10.0, "C12_x": 5.0,
+    "C12_y": 5.0, "C21_x": 100.0, "C21_y": 100.0, "scale": np.inf, "offset": np.inf, "tilt_x": 1.0, "tilt_y": 1.0,
+    "d_x": 1.0, "d_y": 1.0, "origin_x": np.inf, "origin_y": np.inf,
+}  # fmt: skip
+
+_SAID = {
+    "thickness": "thickness", "source_xx": "the source's width along x", "source_yy": "the source's width along y",
+    "source_xy": "the source's direction", "defocus": "defocus", "C12_x": "astigmatism C12 along 0°",
+    "C12_y": "astigmatism C12 along 45°", "C21_x": "coma C21 along x", "C21_y": "coma C21 along y",
+    "tilt_x": "tilt along x", "tilt_y": "tilt along y", "d_x": "d along x", "d_y": "d along y",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said.
+
+    Parameters
+    ----------
+    identified : bool
+        Whether a corrected map is given.
+    objections : tuple of str
+        Why not, one sentence each; empty where it is.
+    remarks : tuple of str
+        What to know all the same.
+    advice : tuple of str
+        What would settle it.
+    weakest : str
+        The combination of unknowns that the image tells worst.
+    """
+
+    identified: bool
+    objections: tuple[str, ...]
+    remarks: tuple[str, ...]
+    advice: tuple[str, ...]
+    weakest: str
+
+
+def judge(inversion: Inversion, estimates: Sequence[Estimate]) -> Verdict:
+    """Decide whether the inversion's answer is given.
+
+    Parameters
+    ----------
+    inversion : Inversion
+    estimates : sequence of Estimate
+        The inversion's first.
+    """
+    variants = [r for r in inversion.regions if r.name != "reference"]
+    alone = len(variants) == 1 and len(inversion.regions) == 1
+    objections: list[str] = []
+    remarks: list[str] = []
+    if inversion.chi2 > WORST_CHI2:
+        objections.append(
+            f"the averaged cells differ from every image of the library by more than their noise (reduced χ² "
+            f"{inversion.chi2:.1f}, at most {WORST_CHI2:g}): microscope, crystal or aberrations are not those of the library"
+        )
+    ended = [name for name in inversion.solution.at_limit if name.split(" of ")[0] in _TELLING]
+    if ended:
+        objections.append(f"{', '.join(ended)} ended where the library does: the answer may lie beyond it")
+    factor = ALONE if alone else 1.0
+    own = estimates[0]
+    for name, covariance, limit, unit in (
+        ("what tilt adds to d", own.bias_cov, LARGEST_BIAS_STD * factor, "pm"),
+        ("tilt", own.tilt_cov, LARGEST_TILT_STD * factor, "mrad"),
+    ):
+        worst = float(np.sqrt(np.einsum("kii->ki", covariance)).max())
+        if worst > limit:
+            objections.append(
+                f"{name} is known to ± {worst:.1f} {unit} only (at most {limit:.1f}"
+                f"{' with one variant and no reference' if alone else ''})"
+            )
+    few = [r for r in variants if r.cells < FEWEST_ALONE]
+    if alone and few:
+        objections.append(f"only {few[0].cells} cells are averaged (at least {FEWEST_ALONE})")
+    for rival in inversion.rivals:
+        _, d, _, _ = in_image_axes(inversion.model, inversion.regions, rival.theta)
+        apart = float(np.abs(d - inversion.d)[: len(variants)].max())
+        if apart > RIVAL_BIAS:
+            place = inversion.model.layout.place("thickness")
+            objections.append(
+                f"another solution, at a thickness of {rival.theta[place] / 10:.0f} nm, explains the image nearly as well and "
+                f"differs by {apart:.1f} pm"
+            )
+            break
+    for other in estimates[1:]:
+        if not other.speaks:
+            continue
+        clash = contradiction(own, other)
+        if clash > CONTRADICTION:
+            text = f"{other.name} contradicts the image inversion (χ² {clash:.0f} for two components)"
+            # What others take for granted is more than the joint fit does: they warn.
+            (objections if other.name == "null reference" else remarks).append(text)
+    return Verdict(
+        not objections,
+        tuple(objections),
+        tuple(remarks),
+        _advice(inversion, bool(objections)),
+        weakest(inversion),
+    )
+
+
+def contradiction(one: Estimate, other: Estimate) -> float:
+    """Largest χ², over the variants, of the difference of two estimates of the bias."""
+    found = []
+    for a, b, ca, cb in zip(one.bias, other.bias, one.bias_cov, other.bias_cov, strict=True):
+        if np.isfinite(a).all() and np.isfinite(b).all():
+            apart = a - b
+            found.append(float(apart @ np.linalg.solve(ca + cb + GRANTED**2 * np.eye(2), apart)))
+    return max(found, default=0.0)
+
+
+def _advice(inversion: Inversion, needed: bool) -> tuple[str, ...]:
+    if not needed:
+        return ()
+    variants = [r for r in inversion.regions if r.name != "reference"]
+    found = []
+    if inversion.chi2 > WORST_CHI2:
+        found.append(
+            "a library built for this microscope and detector (`tiltsim library build --lens`), and less three-fold "
+            "astigmatism and coma"
+        )
+    if len(variants) == 1:
+        found.append("an image of the opposite domain under the same tilt: what both share is tilt's")
+    if all(r.name != "reference" for r in inversion.regions):
+        found.append("an image that also shows the substrate, whose cells have no d")
+    found.append("a second image at a tilt changed by a known few mrad, or tilt and thickness from PACBED")
+    if min(r.cells for r in variants) < 400:
+        found.append("more cells, or a higher dose: errors fall with the root of cells × dose")
+    return tuple(found)
+
+
+def weakest(inversion: Inversion) -> str:
+    """A sentence about the direction in which the unknowns are known worst, in noticeable units."""
+    names = inversion.model.layout.names
+    unit = np.array([_NOTICEABLE[n] for n, _ in names])
+    scaled = inversion.covariance / unit / unit[:, None]
+    power, vectors = np.linalg.eigh(scaled)
+    direction = vectors[:, -1] * np.sqrt(power[-1]) * np.where(np.isfinite(unit), unit, 0.0)
+    share = np.where(np.isfinite(unit), np.abs(direction) / unit, 0.0)
+    share /= share.max()
+    direction *= np.sign(direction[int(np.argmax(share))])
+    parts: dict[str, float] = {}
+    for place in np.argsort(-share):
+        name = names[place][0]
+        if share[place] > 0.35 and name in _SAID and name not in parts and len(parts) < 4:
+            parts[name] = float(direction[place])
+    units = {"thickness": "Å", "defocus": "Å", "tilt_x": "mrad", "tilt_y": "mrad", "d_x": "pm", "d_y": "pm"}
+    said = [
+        f"{_SAID[n]} by {v:+.2g} {units.get(n, 'Å²' if n.startswith('source') else 'Å')}"
+        for n, v in parts.items()
+    ]
+    if len(said) == 1:
+        return f"the image tells worst: {said[0]} goes unnoticed (one standard deviation)"
+    return f"the image hardly tells apart changes of {', '.join(said[:-1])} and {said[-1]} together (one standard deviation)"
