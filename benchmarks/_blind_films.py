@@ -25,6 +25,7 @@ from tiltsim.jobs import Unit
 from tiltsim.lens import named
 from tiltsim.library.building import node_job
 from tiltsim.library.request import EDGES, Node
+from tiltsim.library.response import column_share
 from tiltsim.library.symmetry import turned
 from tiltsim.propagation import scattering_matrix, torch_device
 from tiltsim.reciprocal import beams, pixels, shifts
@@ -267,13 +268,22 @@ def render(film: Film, images: Sequence[np.ndarray], seed: int = 0) -> tuple[xr.
     v = -np.sin(turn) * (x - middle) + np.cos(turn) * (y - middle)
     edge = EDGES["BiFeO3"]
     share = _shares(film, u, v, rng)
+    u, v = u / edge, v / edge
     picture = np.zeros(shape)
-    for part, image in zip(share, images, strict=True):
+    for n, (part, image) in enumerate(zip(share, images, strict=True)):
+        own = EDGES["SrTiO3"] if n == len(film.variants) else edge
         fine = resample(image.astype(np.float32), 12 * image.shape[0] + 1, 12 * image.shape[1] + 1)
-        fine = _blurred(fine, film.source / edge)
-        n = fine.shape[0]
-        at = np.stack([(v / edge) % 1.0 * n, (u / edge) % 1.0 * n])
-        picture += part * map_coordinates(fine, at, order=3, mode="grid-wrap")
+        fine = _blurred(fine, film.source / own)
+        if own == edge:
+            picture += part * _read_period(fine, u, v)
+            continue
+        # The substrate takes the film's edges: its columns keep their images and stand further apart.
+        around = []
+        for place in (0.0, 0.5):
+            across = [(w - place - np.round(w - place)) * edge / own + place for w in (u, v)]
+            around.append(_read_period(fine, *across))
+        weight = [column_share(u - place, v - place) for place in (0.0, 0.5)]
+        picture += part * (weight[0] * around[0] + weight[1] * around[1]) / (weight[0] + weight[1])
     counts, attributes = detect(picture, Detection(dose_per_A2=film.dose), film.pixel, rng)
     axis = np.arange(film.size) * film.pixel
     image = xr.DataArray(
@@ -295,6 +305,12 @@ def render(film: Film, images: Sequence[np.ndarray], seed: int = 0) -> tuple[xr.
         attrs={"thickness": film.thickness, "lens": list(film.lens)},
     )
     return image, truth
+
+
+def _read_period(fine: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """A finely sampled period at places in cells."""
+    n = len(fine)
+    return map_coordinates(fine, np.stack([v % 1.0 * n, u % 1.0 * n]), order=3, mode="grid-wrap")
 
 
 def _shares(film: Film, u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -107,7 +107,7 @@ def library_response(
 
 def library_periods(
     library: Library, tilt: ArrayLike, thickness: ArrayLike, d: ArrayLike, *, material: ArrayLike = 0,
-    samples: int = _SAMPLES, aberrations: ArrayLike | None = None,
+    samples: int = _SAMPLES, aberrations: ArrayLike | None = None, edges: ArrayLike | None = None,
 ) -> tuple[Floats, dict[str, Floats]]:  # fmt: skip
     """Images of uniform crystals over one period, an A column at the origin, and their derivatives.
 
@@ -124,6 +124,8 @@ def library_periods(
         Along each axis of a period.
     aberrations : array_like, shape (..., 5), optional
         :data:`tiltsim.lens.COMPONENTS`, Å, of a library with a lens.
+    edges : array_like, shape (..., 2), optional
+        Of the cell along x and y, Å, where it is strained: columns keep their images and stand further apart.
 
     Returns
     -------
@@ -141,19 +143,20 @@ def library_periods(
     shape = d.shape[:-1]
     state = {"tilt": tilt, "thickness": thickness, "d": d, "material": material}
     axis = np.arange(samples) / samples
-    # 1 pm in cells
-    step = np.broadcast_to(0.01 / np.array(list(library.edges.values()))[material], shape)
+    own = np.broadcast_to(np.array(list(library.edges.values()))[material], shape)[..., None]
+    scale = np.ones((*shape, 2)) if edges is None else np.broadcast_to(edges, (*shape, 2)) / own
+    step = 0.01 / own / scale  # 1 pm in cells
     # B stands at half a cell less d; the images of A and B columns fade into each other as in a painted field.
-    at_b = 0.5 - d * step[..., None]
+    at_b = 0.5 - d * step
     pictures: dict[str, list[Floats]] = {}
     for site in ("A", "B"):
         orders, listed = _coefficients(library, site, state, aberrations)
         place = np.zeros_like(at_b) if site == "A" else at_b
-        along_x, along_y = (
-            np.exp(2j * np.pi * (axis - place[..., i, None])[..., None] * orders) for i in (0, 1)
-        )
+        away = axis - place[..., None]
+        away = (away - np.round(away)) * scale[..., None]
+        along_x, along_y = (np.exp(2j * np.pi * away[..., i, :, None] * orders) for i in (0, 1))
         if site == "B":  # with d, B moves
-            turn = 2j * np.pi * orders * step[..., None, None]
+            turn = 0.02j * np.pi * orders / own[..., None]
             listed["d_x"] = listed["d_x"] + listed[""] * turn
             listed["d_y"] = listed["d_y"] + listed[""] * np.swapaxes(turn, -1, -2)
         drawn = np.real(along_y @ np.stack(list(listed.values())) @ np.swapaxes(along_x, -1, -2))
@@ -162,7 +165,7 @@ def library_periods(
     share_a = column_share(axis, axis[:, None])
 
     def share_b(shift: tuple[float, float]) -> Floats:
-        x, y = (axis - (at_b[..., i, None] - shift[i] * step[..., None]) for i in (0, 1))
+        x, y = (axis - (at_b[..., i, None] - shift[i] * step[..., i, None]) for i in (0, 1))
         return column_share(x[..., None, :], y[..., :, None])
 
     b = share_b((0.0, 0.0))

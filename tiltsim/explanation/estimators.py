@@ -104,10 +104,10 @@ def from_reference(regions: Sequence[Region], library: Library, pixel: float) ->
     for region in variants:
         tilt = region.turn() @ lattice @ null.tilt[0]
         along = np.asarray(np.linalg.solve(region.turn(), tilt), dtype=float)
-        edge = library.edges[region.material]
+        library.edges[region.material]
 
-        def shown(d: Floats, beam: Floats, region: Region = region, edge: float = edge) -> Floats:
-            period = _period(null, region, beam, np.asarray(np.linalg.solve(region.stretch(edge), d)))
+        def shown(d: Floats, beam: Floats, region: Region = region) -> Floats:
+            period = _period(null, region, beam, np.asarray(np.linalg.solve(region.stretch(), d)))
             return apparent_d(period, region.frame, pixel, noise, cells=24)[0]
 
         d = region.apparent.copy()

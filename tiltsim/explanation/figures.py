@@ -50,8 +50,8 @@ def plot_answer(found: Explanation, attribution: xr.Dataset | None, radius_pm: f
     radius_pm : float
         Displacement of full colour.
     """
-    figure = Figure(figsize=(10.6, 7.4), layout="constrained")
-    parts = figure.subfigures(2, 1, height_ratios=(1.25, 1.0), squeeze=False)
+    figure = Figure(figsize=(10.6, 6.8), layout="constrained")
+    parts = figure.subfigures(2, 1, height_ratios=(1.0, 1.0), squeeze=False)
     upper, lower = parts[0, 0], parts[1, 0]
     cells, m = found.cells, found.measurement
     shown = [("as measured", cells["d"].values)]
@@ -66,7 +66,7 @@ def plot_answer(found: Explanation, attribution: xr.Dataset | None, radius_pm: f
             radius_pm=radius_pm,
             ax=ax,
         )
-        ax.set_title(title, fontsize=TEXT + 2)
+        ax.set_title(title, fontsize=TEXT + 2, loc="left")
     if attribution is None:
         left, right = lower.subplots(1, 2, width_ratios=(1.0, 2.0))
         _cloud(left, found, cells["d"].values, "apparent d")
@@ -164,7 +164,7 @@ def plot_evidence(found: Explanation) -> Figure:
         mean = np.roll(region.mean, (8, 8), (0, 1))
         model = np.roll(image, (8, 8), (0, 1))
         left = np.roll((region.mean - image) * np.sqrt(region.weight), (8, 8), (0, 1))
-        edge = found.inversion.model.library.edges[region.material]
+        found.inversion.model.library.edges[region.material]
         for ax, picture, text in zip(
             axes[row],
             (mean, model, left),
@@ -174,7 +174,7 @@ def plot_evidence(found: Explanation) -> Figure:
             residual = picture is left
             drawn = ax.imshow(
                 picture, cmap="RdBu_r" if residual else "gray", vmin=-5 if residual else mean.min(),
-                vmax=5 if residual else mean.max(), extent=(0, edge, edge, 0),
+                vmax=5 if residual else mean.max(), extent=(0, region.edges[0], region.edges[1], 0),
             )  # fmt: skip
             ax.set_title(text, fontsize=TEXT)
             ax.tick_params(labelsize=SMALL)

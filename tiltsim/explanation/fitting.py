@@ -139,7 +139,7 @@ class Posterior:
         base[layout.place("scale")] = 1.0
         for number, region in enumerate(self.regions):
             if region.material != layout.null:
-                along = np.linalg.solve(region.stretch(library.edges[region.material]), region.apparent)
+                along = np.linalg.solve(region.stretch(), region.apparent)
                 limit = 0.9 * library.d_limit
                 for axis, name in enumerate(("d_x", "d_y")):
                     base[layout.place(name, number)] = np.clip(along[axis], -limit, limit)

@@ -92,8 +92,8 @@ def in_image_axes(
     for names, linear in ((("tilt_x", "tilt_y"), "turn"), (("d_x", "d_y"), "stretch")):
         matrix = np.zeros((2 * len(regions), size))
         for number, region in enumerate(regions):
-            edge = model.library.edges[region.material]
-            block = region.turn() if linear == "turn" else region.stretch(edge)
+            model.library.edges[region.material]
+            block = region.turn() if linear == "turn" else region.stretch()
             for axis, name in enumerate(names):
                 place = layout.of(name)[number]
                 if place >= 0:

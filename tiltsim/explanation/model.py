@@ -98,7 +98,7 @@ class Model:
     def __init__(self, library: Library, regions: Sequence[Region]) -> None:
         self.library, self.layout = library, Layout(tuple(r.material for r in regions))
         self._material = np.array([library.materials.index(r.material) for r in regions])
-        self._edge = np.array([library.edges[r.material] for r in regions])
+        self._edges = np.stack([r.edges for r in regions])
         self._offset = np.stack([r.offset for r in regions], axis=1)
 
     @property
@@ -149,10 +149,11 @@ class Model:
             material=np.broadcast_to(self._material, (k, count)),
             samples=BINS,
             aberrations=np.stack([shared(name) for name in COMPONENTS], -1),
+            edges=np.broadcast_to(self._edges, (k, count, 2)),
         )
         # The source acts on the image as it lies; the lattice's angle is small against what its covariance tells.
-        kx = np.fft.rfftfreq(BINS)[None, :] * BINS / self._edge[:, None, None]
-        ky = np.fft.fftfreq(BINS)[:, None] * BINS / self._edge[:, None, None]
+        kx = np.fft.rfftfreq(BINS)[None, :] * BINS / self._edges[:, 0, None, None]
+        ky = np.fft.fftfreq(BINS)[:, None] * BINS / self._edges[:, 1, None, None]
         xx, yy, xy, ox, oy = (
             v[..., None, None]
             for v in (*(shared(f"source_{n}") for n in ("xx", "yy", "xy")), own("origin_x"), own("origin_y"))
@@ -178,8 +179,8 @@ class Model:
         pictures = np.fft.irfft2(everything, s=(BINS, BINS))
         parts = dict(zip(("", *names, *changes), pictures, strict=True))
         # Pixels need not lie in the middle of their bins.
-        edge = 100.0 * self._edge[:, None, None]
-        shift = -edge * (self._offset[0] * parts["origin_x"] + self._offset[1] * parts["origin_y"])
+        along_x, along_y = (100.0 * self._edges[:, n, None, None] * self._offset[n] for n in (0, 1))
+        shift = -along_x * parts["origin_x"] - along_y * parts["origin_y"]
         plain = parts.pop("") + shift
         scale = shared("scale")[..., None, None]
         result = np.zeros((k, len(theta[0]), count, BINS, BINS))

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from analysis import Measurement
 from tiltsim.errors import SettingsError
@@ -86,19 +85,20 @@ class Region:
         return np.asarray(np.where(seen, 1.0 / np.maximum(self.variance, 1e-30), 0.0))
 
     @property
-    def angle(self) -> float:
-        """Of the lattice against the image, rad, from x towards y."""
-        m = self.frame
-        return float(np.arctan2(m[1, 0] - m[0, 1], m[0, 0] + m[1, 1]))
+    def edges(self) -> Floats:
+        """(2,) Lengths of a cell along the lattice's x and y, Å."""
+        return np.hypot(*self.frame)
 
     def turn(self) -> Floats:
         """(2, 2) Takes tilts along the lattice's axes to the image's."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
+        m = self.frame / self.edges
+        angle = np.arctan2(m[1, 0] - m[0, 1], m[0, 0] + m[1, 1])
+        c, s = np.cos(angle), np.sin(angle)
         return np.array([[c, -s], [s, c]])
 
-    def stretch(self, edge: float) -> Floats:
-        """(2, 2) Takes d along the lattice's axes of a cell with ``edge``, Å, to d along the image's axes."""
-        return self.frame / edge
+    def stretch(self) -> Floats:
+        """(2, 2) Takes d along the lattice's axes, which a sheared scan does not show at right angles, to the image's."""
+        return self.frame / self.edges
 
 
 def gather(
@@ -138,93 +138,88 @@ def gather(
             f"image: shows zone {lattice.zone}; only ⟨100⟩ images have a response library so far."
         )
     cells = measurement.unit_cells
-    origin, shape, wave = _smoothed(measurement)
-    inner = _inner_labels(cells, labels, origin, shape)
-    place = _places(measurement, origin, wave)
-    cell = np.floor(place).astype(np.int64)
-    inside = np.asarray(((cell >= 0) & (cell < np.array(shape) - 1)).all(axis=-1))
-    cell = np.where(inside[..., None], cell, 0)
     values = np.asarray(measurement.image.values, dtype=float)
     values = values - float(measurement.image.attrs.get("black_level", 0.0))
-    mine = np.where(inside & np.isfinite(values), inner[cell[..., 0], cell[..., 1]], -1)
-    level = float(values[mine >= 0].mean()) if (mine >= 0).any() else 1.0
+    at = np.stack([cells["a"].values, cells["b"].values], -1).astype(np.int64)
+    origin = at.min(axis=0)
+    at = at - origin
+    inner = _inner_labels(at, labels)
+    usable = np.isfinite(cells["d"].values).all(axis=1) & (cells["flag"].values == 0)
+    chosen = []
+    for label in range(int(labels.max(initial=-1)) + 1):
+        averaged = usable & (inner[at[:, 0], at[:, 1]] == label)
+        if averaged.sum() >= FEWEST:
+            chosen.append((label, averaged, _unfolded(measurement, values, at, averaged, origin)))
+    level = float(np.mean([one[2][0].mean() for one in chosen])) if chosen else 1.0
     if not level > 0:
         raise SettingsError(
             "image: its mean is not positive; give an image whose background is not taken off."
         )
-    fraction = place - cell
     found: list[Region] = []
-    usable = np.isfinite(cells["d"].values).all(axis=1) & (cells["flag"].values == 0)
-    at = np.stack([cells["a"].values, cells["b"].values], -1) - origin
-    for label in range(int(labels.max(initial=-1)) + 1):
-        averaged = usable & (inner[at[:, 0], at[:, 1]] == label)
-        chosen = mine == label
-        if averaged.sum() < FEWEST:
-            continue
+    for label, averaged, (light, fraction, cell) in chosen:
+        number = len([r for r in found if r.name != "reference"]) + 1
         found.append(
             _region(
-                "reference"
-                if label == reference
-                else f"variant {len([r for r in found if r.name != 'reference']) + 1}",
+                "reference" if label == reference else f"variant {number}",
                 substrate if label == reference else film,
-                values[chosen] / level,
-                fraction[chosen],
-                cell[chosen],
-                measurement,
-                averaged,
-                np.flatnonzero(labels == label),
-                at,
+                light / level, fraction, cell, measurement, averaged, np.flatnonzero(labels == label), at,
             )
-        )
+        )  # fmt: skip
     return found
 
 
-def _smoothed(measurement: Measurement) -> tuple[Indices, tuple[int, int], Floats]:
-    """First lattice index, shape, and departures (a, b, 2) of the A columns from a straight lattice, Å, smoothed."""
-    columns, lattice = measurement.columns, measurement.lattice
-    chosen = (columns["site"].values == "A") & (columns["flag"].values == 0)
-    index = np.stack([columns["a"].values, columns["b"].values], -1)[chosen].astype(np.int64)
-    xy = np.stack([columns["x"].values, columns["y"].values], -1)[chosen]
-    origin = index.min(axis=0)
-    shape = tuple(int(n) for n in index.max(axis=0) - origin + 1)
-    away = xy - np.array(lattice.origin) - index @ lattice.vectors
-    there, field = np.zeros(shape), np.zeros((*shape, 2))
-    i, j = (index - origin).T
-    there[i, j], field[i, j] = 1.0, away
-    share = gaussian_filter(there, _SMOOTH, mode="constant")
-    smooth = np.stack([gaussian_filter(field[..., n], _SMOOTH, mode="constant") for n in (0, 1)], -1)
-    return origin, (shape[0], shape[1]), smooth / np.maximum(share, 1e-6)[..., None]
+def _unfolded(
+    measurement: Measurement, values: Floats, at: Indices, averaged: NDArray[np.bool_], origin: Indices
+) -> tuple[Floats, Floats, Indices]:
+    """Pixels of the ``averaged`` cells: values (n,), places in their cell (n, 2) and cells (n, 2).
+
+    Each region has a lattice of its own: smoothed across an interface, it would fall between both.
+    """
+    columns = measurement.columns
+    wanted = np.zeros(at.max(axis=0) + 1, dtype=bool)
+    wanted[tuple(at[averaged].T)] = True
+    corners = binary_dilation(np.pad(wanted, ((0, 1), (0, 1))), [[1, 1], [1, 1]], origin=(-1, -1))
+    index = np.stack([columns["a"].values, columns["b"].values], -1).astype(np.int64) - origin
+    good = (columns["site"].values == "A") & (columns["flag"].values == 0)
+    good &= ((index >= 0) & (index < corners.shape)).all(axis=1)
+    good[good] = corners[tuple(index[good].T)]
+    index = index[good]
+    xy = np.stack([columns["x"].values, columns["y"].values], -1)[good]
+    straight = np.linalg.lstsq(np.column_stack([np.ones(len(index)), index]), xy, rcond=None)[0]
+    there, field = np.zeros(corners.shape), np.zeros((*corners.shape, 2))
+    there[tuple(index.T)] = 1.0
+    field[tuple(index.T)] = xy - straight[0] - index @ straight[1:]
+    share = np.maximum(gaussian_filter(there, _SMOOTH, mode="constant"), 1e-6)
+    smooth = [gaussian_filter(field[..., n], _SMOOTH, mode="constant") / share for n in (0, 1)]
+    image = measurement.image
+    x, y = np.meshgrid(image.x.values, image.y.values)
+    flat = np.column_stack([x[np.isfinite(values)], y[np.isfinite(values)]]) - straight[0]
+    light = values[np.isfinite(values)]
+    inverse = np.linalg.inv(straight[1:])
+    place = flat @ inverse
+    # Only pixels that may be in one of the cells.
+    near = binary_dilation(np.pad(wanted, 1), np.ones((3, 3)))
+    cell = np.clip(np.floor(place).astype(np.int64) + 1, 0, np.array(near.shape) - 1)
+    close = near[tuple(cell.T)]
+    flat, light, place = flat[close], light[close], place[close]
+    for _ in range(_ROUNDS):
+        moved = [map_coordinates(s, place.T, order=1, mode="nearest") for s in smooth]
+        place = (flat - np.stack(moved, -1)) @ inverse
+    cell = np.floor(place).astype(np.int64)
+    inside = np.asarray(((cell >= 0) & (cell < wanted.shape)).all(axis=1))
+    inside[inside] = wanted[tuple(cell[inside].T)]
+    return light[inside], (place - cell)[inside], cell[inside]
 
 
-def _inner_labels(
-    cells: xr.Dataset, labels: NDArray[np.int_], origin: Indices, shape: tuple[int, int]
-) -> Indices:
+def _inner_labels(at: Indices, labels: NDArray[np.int_]) -> Indices:
     """Label of every cell on the lattice whose surrounding cells all have it too or none; -1 elsewhere."""
-    grid = np.full(shape, -1)
-    at = np.stack([cells["a"].values, cells["b"].values], -1) - origin
-    grid[at[:, 0], at[:, 1]] = labels
-    inner = np.full(shape, -1)
+    grid = np.full(at.max(axis=0) + 1, -1)
+    grid[tuple(at.T)] = labels
+    inner = np.full(grid.shape, -1)
     for label in range(int(labels.max(initial=-1)) + 1):
         other = (grid >= 0) & (grid != label)
-        far = binary_erosion(~other, np.ones((3, 3)), border_value=1)
-        inner[(grid == label) & far] = label
+        inner[(grid == label) & ~binary_dilation(other, np.ones((3, 3)))] = label
     return inner
-
-
-def _places(measurement: Measurement, origin: Indices, departures: Floats) -> Floats:
-    """Place (y, x, 2) of every pixel along the lattice's a and b, in cells from its first A column."""
-    lattice, image = measurement.lattice, measurement.image
-    x, y = np.meshgrid(image.x.values, image.y.values)
-    xy = np.stack([x, y], -1) - np.array(lattice.origin)
-    inverse = np.linalg.inv(lattice.vectors)
-    place = xy @ inverse - origin
-    for _ in range(_ROUNDS):
-        moved = [
-            map_coordinates(departures[..., n], np.moveaxis(place, -1, 0), order=1, mode="nearest")
-            for n in (0, 1)
-        ]
-        place = (xy - np.stack(moved, -1)) @ inverse - origin
-    return np.asarray(place)
 
 
 def _region(
@@ -234,11 +229,9 @@ def _region(
     count = int(averaged.sum())
     size = max(1, int(np.ceil(np.sqrt(count / BLOCKS))))
     keys = np.unique(at[averaged] // size, axis=0, return_inverse=True)[1]
-    table = np.full(at[averaged].max(axis=0) + 1, -1)
+    table = np.full(at.max(axis=0) + 1, -1)
     table[tuple(at[averaged].T)] = keys.ravel()
-    within = (cell < table.shape).all(axis=-1)
-    block = np.where(within, table[tuple(np.where(within[:, None], cell, 0).T)], -1)
-    values, fraction, block = values[block >= 0], fraction[block >= 0], block[block >= 0]
+    block = table[tuple(cell.T)]
     place = fraction * BINS
     whole = np.round(place)
     index = (whole[:, 1].astype(int) % BINS) * BINS + whole[:, 0].astype(int) % BINS
@@ -263,13 +256,19 @@ def _region(
     freedom = gaussian_filter(np.maximum(enough - 1.0, 0.0), _BLUR, mode="wrap")
     scatter = gaussian_filter(np.where(enough > 0, gathered(left), 0.0), _BLUR, mode="wrap")
     variance = scatter / np.maximum(freedom, 1e-9) / np.maximum(number, 1.0)
+    frame = np.column_stack(
+        [
+            np.nanmean(measurement.unit_cells[name].values[averaged], axis=0)
+            for name in ("vector_a", "vector_b")
+        ]
+    )
     d = measurement.unit_cells["d"].values[averaged]
     blocks_d = np.stack([np.bincount(keys.ravel(), d[:, n], blocks) for n in (0, 1)], -1)
     size_of = np.bincount(keys.ravel(), minlength=blocks)
     left_d = blocks_d - size_of[:, None] * d.mean(axis=0)
     return Region(
         name, material, gathered(values, True), gathered(None, True), offset, variance,
-        np.asarray(measurement.lattice.vectors.T), count, rows, d.mean(axis=0),
+        frame, count, rows, d.mean(axis=0),
         left_d.T @ left_d / count**2 * blocks / max(blocks - 1, 1),
     )  # fmt: skip
 
