@@ -39,6 +39,13 @@ def explain(
         str, typer.Option(help="A tilt-aware network to ask too: tilt-aware, a .safetensors file, or none.")
     ] = "none",
     radius: Annotated[float, typer.Option(help="Displacement of full colour, pm.")] = 40.0,
+    what_if: Annotated[
+        str,
+        typer.Option(
+            help='Also the map that this crystal would give otherwise, e.g. "tilt 4,-2" (mrad), "thickness 150 coma 0,0" (Å).',
+            show_default=False,
+        ),
+    ] = "",
     device: Device = "auto",
 ) -> None:
     """Read mis-tilt from the image alone, correct the polarization for it, and say what cannot be known.
@@ -50,7 +57,7 @@ def explain(
     Example: tiltsim explain film.dm4 --library out/library/library.nc --lattice-parameter 3.96 --out out/explain
     """
     options = ExplainOptions(
-        library, pixel_size, lattice_parameter, dataset, reference, variants, network, radius, device
+        library, pixel_size, lattice_parameter, dataset, reference, variants, network, radius, device, what_if
     )
     with progress_bars(console) as bars:
         summary, found = explain_into(image, out, options, bars)
@@ -69,4 +76,11 @@ def explain(
         ("why not:", found.verdict.objections), ("note:", found.verdict.remarks), ("would settle it:", found.verdict.advice),
     ):  # fmt: skip
         print_lines([f"{heading} {line}" for line in lines])
+    if what_if:
+        drawn = (
+            f"{out / 'what_if.png'}"
+            if found.verdict.identified
+            else "not drawn: the image does not give the crystal's own d"
+        )
+        console.print(f"what if {what_if}: {drawn}")
     console.print(f"report: {out / 'explain.html'}")

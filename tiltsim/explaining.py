@@ -16,6 +16,7 @@ from tiltsim.explanation import attribute, explain
 from tiltsim.explanation.explaining import STAGES, Explanation
 from tiltsim.explanation.figures import plot_answer, plot_distributions, plot_evidence, plot_posterior
 from tiltsim.explanation.page import answer_in_words, write_page
+from tiltsim.explanation.what_if import parse_what_if, plot_what_if, what_if
 from tiltsim.library import Library, open_library
 from tiltsim.output import check_folder, complete_folder, write_json
 from tiltsim.pretrained import model_path
@@ -40,6 +41,8 @@ class ExplainOptions:
     radius : float
         Displacement of full colour, pm.
     device : str
+    what_if : str
+        See :func:`~tiltsim.explanation.what_if.parse_what_if`; empty for nothing.
     """
 
     library: Path
@@ -51,12 +54,15 @@ class ExplainOptions:
     network: str = "none"
     radius: float = 40.0
     device: str = "auto"
+    what_if: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what no image can be explained with, before any is read."""
         if not self.radius > 0:
             raise SettingsError(f"--radius {self.radius:g} must be positive, in pm.")
         self.region()
+        if self.what_if:
+            parse_what_if(self.what_if)
 
     def region(self) -> str | tuple[float, float, float, float]:
         """The reference, parsed."""
@@ -105,8 +111,15 @@ def explain_into(
     if found.verdict.identified:
         bars.stage("part what the map shows", 1)
         parts = attribute(found.cells, found.inversion, found.leans, pixel, bars.advance)
+    imagined = None
+    if options.what_if and found.verdict.identified:
+        imagined = what_if(found, parse_what_if(options.what_if))
     with complete_folder(out) as folder:
         bars.stage("draw", 4)
+        if imagined is not None:
+            figure = plot_what_if(found, imagined, parse_what_if(options.what_if), options.radius)
+            analysis.save(figure, folder / "what_if")
+            analysis.write_dataset(imagined, folder / "what_if.nc")
         analysis.write_dataset(found.summary, folder / "explanation.nc")
         analysis.write_dataset(found.cells, folder / "unit_cells.nc")
         analysis.write_csv(found.cells, folder / "unit_cells.csv")

@@ -196,8 +196,6 @@ def _coefficients(
     if library.lens is None:
         raise SettingsError("the library knows no aberrations; build it with `tiltsim library build --lens`.")
     changed = scores(True)
-    table = library.lens_coefficients[number]
-    modes = table.reshape(table.shape[0] * table.shape[1], -1)
     lens = np.asarray(aberrations, dtype=float)
     basis = [library.lens.basis(lens, n) for n in (None, *range(len(COMPONENTS)))]
     # All in one product: the table is large.
@@ -205,9 +203,9 @@ def _coefficients(
     weights += [changed[0][..., :, None] * of[..., None, :] for of in basis[1:]]
     flat = np.stack(np.broadcast_arrays(*weights)).astype(np.float32)
     lead = flat.shape[:-2]
-    product = flat.reshape(-1, len(modes)) @ np.concatenate([modes.real, modes.imag], axis=1)
-    half = modes.shape[1]
-    parts = (product[:, :half] + 1j * product[:, half:]).reshape(*lead, *table.shape[2:])
+    table = library.lens_coefficients[number]
+    product = (flat.reshape(-1, len(table)) @ table).reshape(*lead, 2, len(orders), len(orders))
+    parts = product[..., 0, :, :] + 1j * product[..., 1, :, :]
     for name, part in zip(("", *SPECIMEN), parts[: len(names)], strict=True):
         found[name] = found[name] + part
     return orders, found | dict(zip(COMPONENTS, parts[len(names) :], strict=True))

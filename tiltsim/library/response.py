@@ -102,10 +102,13 @@ class Library:
         return _splined(d.lens_scores_BiFeO3.values, np.zeros_like(null), null)
 
     @cached_property
-    def lens_coefficients(self) -> NDArray[np.complex64]:
-        """Fourier coefficients (site, lens_mode, term, order_y, order_x) by which the lens' terms change the image."""
+    def lens_coefficients(self) -> NDArray[np.float32]:
+        """Fourier coefficients by which the lens' terms change the image, real parts then imaginary ones: (site, mode × term, 2 × order²)."""
         parts = self.dataset.lens_coefficients.values
-        return np.asarray(parts[..., 0] + 1j * parts[..., 1], dtype=np.complex64)
+        sites, modes, count, rows, columns, _ = parts.shape
+        return np.ascontiguousarray(
+            np.moveaxis(parts, -1, 3).reshape(sites, modes * count, 2 * rows * columns), dtype=np.float32
+        )
 
     @cached_property
     def coefficients(self) -> NDArray[np.complex128]:
