@@ -20,6 +20,9 @@ _START_TILTS, _START_STEP = (-0.75, -0.375, 0.0, 0.375, 0.75), 25.0
 #: Steps from every thickness, how many of the ends are followed, steps for them, and the fall of χ² at which a fit has ended.
 _FIRST, _FOLLOWED, _STEPS, _CONVERGED = 6, 4, 40, 1e-3
 
+#: Directions in which the library's errors are weighed.
+_RANK = 40
+
 #: Two ends are one solution if no unknown differs by more than this many standard errors.
 _SAME = 1.0
 
@@ -84,16 +87,48 @@ class Posterior:
         self.known = np.array([1.0 / priors[n][1] ** 2 if n in priors else 0.0 for n, _ in names])
         self.low, self.high = model.limits
         self._trust = model.layout.each(TRUST)
+        #: What the library's phonons leave wrong, (region, bin, sample), and what it takes off the weights; none at first.
+        self._errors: list[Floats] = []
+        self._taken: list[Floats] = []
+
+    def doubt(self, theta: Floats) -> None:
+        """From now on weigh bins also by the errors of the library's images, as they are near ``theta`` (p,).
+
+        The covariance of a region's bins is D + U Uᵀ / m, D their variances and U (bin, m) errors; its inverse is
+        D⁻¹ − T Tᵀ.
+        """
+        self._errors, self._taken = [], []
+        for number in range(len(self.regions)):
+            errors = self.model.errors(theta, number)
+            u = errors.reshape(len(errors), self.data[0].size).T / np.sqrt(max(len(errors), 1))
+            if u.shape[1] > _RANK:  # most samples are much alike
+                left, power, _ = np.linalg.svd(u, full_matrices=False)
+                u = left[:, :_RANK] * power[:_RANK]
+            weight = self.weight[number].ravel()[:, None]
+            inner = np.eye(u.shape[1]) + u.T @ (weight * u)
+            root = np.linalg.inv(np.linalg.cholesky(inner)).T if u.shape[1] else inner
+            self._errors.append(u)
+            self._taken.append(weight * u @ root)
+
+    def _weighted(self, bins: Floats) -> Floats:
+        """Inverse covariance of all bins times ``bins`` (..., region, n, n), flat (..., region · n · n)."""
+        result = bins * self.weight
+        lead, size = bins.shape[:-3], bins.shape[-1] * bins.shape[-2]
+        flat = result.reshape(*lead, len(self.regions), size)
+        for number, taken in enumerate(self._taken):
+            one = bins[..., number, :, :].reshape(*lead, size)
+            flat[..., number, :] -= (one @ taken) @ taken.T
+        return flat.reshape(*lead, -1)
 
     def value(self, theta: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """χ² (k,), the priors' share (k,), information (k, p, p) and score (k, p) at ``theta`` (k, p)."""
         image, slopes = self.model.predict(theta)
         left = self.data - image
-        chi2 = (self.weight * left**2).sum(axis=(1, 2, 3))
+        weighted = self._weighted(left)
+        chi2 = (weighted * left.reshape(len(theta), -1)).sum(axis=1)
         flat = slopes.reshape(*slopes.shape[:2], -1)
-        weight = self.weight.ravel()
-        information = (flat * weight) @ np.swapaxes(flat, 1, 2) + np.diag(self.known)
-        score = np.einsum("kpb,kb->kp", flat, left.reshape(len(theta), -1) * weight)
+        information = self._weighted(slopes) @ np.swapaxes(flat, 1, 2) + np.diag(self.known)
+        score = np.einsum("kpb,kb->kp", flat, weighted)
         score += self.known * (self.mean - theta)
         return chi2, (self.known * (theta - self.mean) ** 2).sum(axis=1), information, score
 
@@ -193,6 +228,8 @@ class Posterior:
         theta, value = self.climb(self.start(), _FIRST)
         order = np.argsort(value)[:_FOLLOWED]
         theta, value = self.climb(theta[order], _STEPS)
+        self.doubt(theta[np.argmin(value)])
+        theta, value = self.climb(theta, _STEPS)
         found: list[Solution] = []
         for row in np.argsort(value):
             one = self._solution(theta[row])
@@ -223,7 +260,7 @@ class Posterior:
         )
 
     def sandwich(self, solution: Solution) -> Floats:
-        """Covariance (p, p) of the solution from how blocks of cells differ: noise of any kind, correlated or not."""
+        """Covariance (p, p) of the solution from how blocks of cells differ, noise of any kind, and from errors of the library."""
         total = np.zeros_like(solution.covariance)
         size = BINS_SQUARED
         for number, region in enumerate(self.regions):
@@ -233,6 +270,9 @@ class Posterior:
             part = (region.counts - region.pixels * region.mean) / pixels
             moved = part.reshape(len(part), -1) @ gain.T
             total += moved.T @ moved * len(part) / max(len(part) - 1, 1)
+            if self._errors:
+                wrong = gain @ self._errors[number]
+                total += wrong @ wrong.T
         # Priors add what they do not know.
         return total + solution.covariance @ np.diag(self.known) @ solution.covariance
 

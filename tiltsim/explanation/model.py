@@ -194,3 +194,24 @@ class Model:
             else:
                 result[:, place, region] = scale[:, region] * parts[name][:, region]
         return scale * plain + shared("offset")[..., None, None], result
+
+    def errors(self, theta: Floats, region: int) -> Floats:
+        """Samples (m, n, n) of what the library's phonons leave wrong with the image of a region, in units of the image's mean."""
+        layout = self.layout
+
+        def own(name: str, fallback: float = 0.0) -> float:
+            place = layout.of(name)[region] if name in OWN else layout.place(name)
+            return float(theta[place]) if place >= 0 else fallback
+
+        signs = (1 if own("d_x") >= 0 else -1, 1 if own("d_y") >= 0 else -1)
+        found = self.library.errors(layout.regions[region], own("thickness"), signs)
+        if not len(found):
+            return np.zeros((0, BINS, BINS))
+        n = found.shape[-1]
+        k = np.fft.fftfreq(n, 1.0 / n)
+        kx, ky = k[None, :] / self._edges[region, 0], k[:, None] / self._edges[region, 1]
+        xx, yy, xy = (own(f"source_{c}") for c in ("xx", "yy", "xy"))
+        soft = np.exp(-2.0 * np.pi**2 * (xx * kx**2 + yy * ky**2 + 2.0 * xy * kx * ky))
+        spectrum = np.fft.fft2(found) / n**2 * soft
+        waves = np.exp(2j * np.pi * np.arange(BINS)[:, None] / BINS * k)
+        return own("scale") * np.real(waves @ spectrum @ waves.T)

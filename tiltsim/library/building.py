@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tiltsim.checkpoints import Checkpoints
 from tiltsim.images import resample
 from tiltsim.jobs import Job
+from tiltsim.library.errors import error_table, errors_of
 from tiltsim.library.lens_modes import assembled_lens
 from tiltsim.library.places import PLACES, SITES, around, filtered
 from tiltsim.library.request import EDGES, FORMAT, WAVE_VECTORS, LibraryRequest, Node, specimen
@@ -114,6 +115,7 @@ def build_library(
     """
     images: dict[Node, Floats] = {}
     changes: dict[Node, NDArray[np.float32]] = {}
+    errors: dict[Node, NDArray[np.float32]] = {}
     noise = []
     done_before = 0
     for number, node in enumerate(request.nodes):
@@ -134,9 +136,14 @@ def build_library(
         done_before += latest
         images[node] = pairs.mean(axis=0)
         noise.append(_noise(pairs))
+        if request.lens is not None and len(pairs) > 1 and not node.samarium:
+            errors[node] = errors_of(node, pairs)
     dataset = assembled(request, images, np.array(noise))
     if request.lens is not None:
-        dataset = dataset.merge(assembled_lens(request, {n: c for n, c in changes.items() if len(c)}))
+        added = assembled_lens(request, {n: c for n, c in changes.items() if len(c)})
+        if errors:
+            added = added.merge(error_table(errors, request.cells), join="exact")
+        dataset = dataset.merge(added, join="exact")
     return dataset.assign_attrs(content=Library(dataset).digest)
 
 

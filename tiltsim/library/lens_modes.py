@@ -61,18 +61,15 @@ def assembled_lens(request: LibraryRequest, changes: Mapping[Node, Singles]) -> 
     for site in SITES:
         flat = []
         for state, place in zip(states, steps, strict=True):
-            listed = np.moveaxis(state, 0, 3).reshape(-1, *state.shape[:1], most, most)
-            centred = (
-                filtered(around(site, np.asarray(listed, dtype=np.float64), place), 1.0).astype(np.float32)
-                * weight
-            )
-            flat.append(centred.reshape(len(listed), -1))
+            listed = np.empty((int(np.prod(grid)), len(state), most, most), dtype=np.float32)
+            for term in range(len(state)):  # one at a time: together they take gigabytes
+                one_term = state[term].reshape(-1, most, most).astype(np.float64)
+                listed[:, term] = filtered(around(site, one_term, place), 1.0) * weight[term]
+            flat.append(listed.reshape(len(listed), -1))
         modes = _modes(flat)
         found = np.stack([f @ modes.T for f in flat])
-        sharp = filtered(
-            np.asarray(modes.reshape(len(modes), -1, most, most) / weight, dtype=np.float64), -1.0
-        )
-        coefficients.append(np.fft.fftshift(np.fft.fft2(sharp), axes=(-2, -1)) / most**2)
+        unweighted = np.asarray(modes.reshape(len(modes), -1, most, most) / weight, dtype=np.float64)
+        coefficients.append(np.fft.fftshift(np.fft.fft2(filtered(unweighted, -1.0)), axes=(-2, -1)) / most**2)
         scores.append(found.reshape(len(flat), *grid, -1))
     count = max(len(c) for c in coefficients)
     stacked = np.stack([np.pad(c, [(0, count - len(c))] + [(0, 0)] * 3) for c in coefficients])

@@ -34,6 +34,9 @@ _SAMARIUM, _NULL = 9, 10
 _ARRAYS = ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3")
 _LENS_ARRAYS = ("lens_coefficients", "lens_scores_BiFeO3", "lens_scores_SrTiO3")
 
+#: Thicknesses whose errors stand for that of a specimen.
+_NEAR_THICKNESSES = 3
+
 Parameter = Literal["tilt_x", "tilt_y", "thickness", "d_x", "d_y", "samarium"]
 
 
@@ -115,6 +118,35 @@ class Library:
         """Fourier coefficients of the modes, shape (site, mode, order_y, order_x), order 0 in the middle."""
         parts = self.dataset.coefficients.values.astype(np.float64)
         return parts[..., 0] + 1j * parts[..., 1]
+
+    def errors(self, material: str, thickness: float, signs: tuple[int, int]) -> NDArray[np.float64]:
+        """Samples of what phonons leave wrong with images of a material, see :func:`tiltsim.library.errors.errors_of`.
+
+        Parameters
+        ----------
+        material : str
+        thickness : float
+            Å; of the thicknesses next to it.
+        signs : (int, int)
+            Of d along x and y.
+
+        Returns
+        -------
+        ndarray, shape (sample, n, n)
+            Fraction of the beam; none where the library has one phonon pair only.
+        """
+        data = self.dataset
+        if "phonon_error" not in data:
+            return np.zeros((0, 1, 1))
+        cells = data.error_cells.values
+        apart = np.abs(cells - thickness / self.edges[material])
+        of = data.error_material.values == material
+        near = of & (apart <= np.sort(np.unique(apart[of]))[:_NEAR_THICKNESSES].max() + 1e-9)
+        images = data.phonon_error.values[near].astype(np.float64)
+        for axis, sign in ((2, signs[0]), (1, signs[1])):
+            if sign < 0:
+                images = np.roll(np.flip(images, axis), 1, axis)
+        return images
 
     def scores(
         self,

@@ -56,7 +56,7 @@ def lens_library(library):
         terms = np.tensordot(BOX.projector(), ratios - ratios[:1], (1, 0))
         whole = np.fft.fft2(images)
         changes[node] = np.stack([np.fft.ifft2(whole * t).real for t in terms]).astype(np.float32)
-    dataset = plain.dataset.merge(assembled_lens(request, changes))
+    dataset = plain.dataset.merge(assembled_lens(request, changes), join="exact")
     dataset = dataset.assign_attrs(request=json.dumps(request.as_dict()))
     return Library(dataset.assign_attrs(content=Library(dataset).digest))
 
