@@ -23,6 +23,7 @@ from tiltsim.cli_options import Device, DryRun, Out, Scheduler, console, flowing
 from tiltsim.cli_predict import predict
 from tiltsim.cli_specimens import simulate, structure
 from tiltsim.cli_synth import synth
+from tiltsim.cli_tolerance import tolerance
 from tiltsim.cli_train import train
 from tiltsim.cli_transfer import transfer
 from tiltsim.config import PRESETS, load_study, preset_text
@@ -43,7 +44,19 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for verb in (structure, simulate, converge, measure, synth, train, predict, evaluate, transfer, explain):
+for verb in (
+    structure,
+    simulate,
+    converge,
+    measure,
+    synth,
+    train,
+    predict,
+    evaluate,
+    transfer,
+    explain,
+    tolerance,
+):
     app.command()(verb)
 app.add_typer(library, name="library")
 app.add_typer(networks, name="networks")
