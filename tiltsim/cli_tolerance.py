@@ -87,9 +87,7 @@ def tolerance(
             {"target_pm": target, "rows": rows, "detectors": said, "seconds": time.perf_counter() - start},
             folder / "summary.json",
         )
-    table = Table(
-        title=f"tilt that changes apparent d by {target:g} pm, mrad (slope near the axis, pm per mrad)"
-    )
+    table = Table(title=f"tilt that changes apparent d by {target:g} pm, mrad (slope, pm per mrad)")
     for heading in ("kV", "phase", "detector, mrad", *(f"{t / 10:g} nm" for t in depths)):
         table.add_column(heading)
     for energy in result.energy.values:

@@ -71,8 +71,8 @@ def tilt_tolerance(
     Returns
     -------
     Dataset
-        dims (energy, detector, phase, thickness): ``tolerance`` (mrad), ``reached``; ``slope``, pm per mrad, largest in any direction, near the
-        axis, and ``slope_sem``; ``change`` (…, axis, tilt) and ``change_sem``: length of the change of d, pm.
+        dims (energy, detector, phase, thickness): ``tolerance`` (mrad), ``reached``; ``slope``, pm per mrad, largest in any direction, of a
+        straight line through all tilts, and ``slope_sem``; ``change`` (…, axis, tilt) and ``change_sem``: length of the change of d, pm.
 
     Raises
     ------
@@ -116,20 +116,21 @@ def tilt_tolerance(
 
 def _of_response(response: xr.Dataset, target: float) -> xr.Dataset:
     """Tolerances of one detector at one energy."""
-    along = {"x": response.sel(tilt_y=0.0, drop=True), "y": response.sel(tilt_x=0.0, drop=True).rename(tilt_y="tilt_x")}
+    along = {
+        "x": response.sel(tilt_y=0.0, drop=True),
+        "y": response.sel(tilt_x=0.0, drop=True).rename(tilt_y="tilt_x"),
+    }
     values = np.stack(
         [a.d_bias.transpose("phase", "thickness", "tilt_x", "component").values for a in along.values()], 2
-    )
-    errors = np.stack(
-        [a.d_bias_sem.transpose("phase", "thickness", "tilt_x", "component").values for a in along.values()],
-        2,
     )
     tilt = along["x"].tilt_x.values
     middle = len(tilt) // 2
     moved = values - values[:, :, :, middle : middle + 1]
     change = np.hypot(moved[..., 0], moved[..., 1])
-    # All tilts share their phonons: the error of a change is less than that of either end, at most as much.
-    sem = np.hypot(errors[..., 0], errors[..., 1])
+    # All tilts share their phonons: the error of a change is that of the slope times the tilt.
+    slopes = response.d_bias_per_mrad.transpose("phase", "thickness", "component", "tilt_axis").values
+    slope_sem = response.d_bias_per_mrad_sem.transpose("phase", "thickness", "tilt_axis", "component").values
+    sem = np.hypot(slope_sem[..., 0], slope_sem[..., 1])[..., None] * np.abs(tilt)
     shape = values.shape[:2]
     tolerance, reached = np.full(shape, float(tilt[-1])), np.zeros(shape, dtype=bool)
     for place in np.ndindex(*shape):
@@ -140,16 +141,14 @@ def _of_response(response: xr.Dataset, target: float) -> xr.Dataset:
         best = min(ends)
         reached[place] = bool(np.isfinite(best))
         tolerance[place] = min(best, float(tilt[-1]))
-    step = tilt[middle + 1] - tilt[middle - 1]
-    matrix = (values[:, :, :, middle + 1] - values[:, :, :, middle - 1]) / step
-    slope = np.linalg.svd(matrix, compute_uv=False)[..., 0]
+    slope = np.linalg.svd(slopes, compute_uv=False)[..., 0]
     dims = ("phase", "thickness")
     return xr.Dataset(
         {
             "tolerance": (dims, tolerance, {"units": "mrad", "long_name": "largest tilt along x and y within the target"}),
             "reached": (dims, reached, {"long_name": "whether the target is exceeded at any tilt that was simulated"}),
-            "slope": (dims, slope, {"units": "pm per mrad", "long_name": "largest in any direction"}),
-            "slope_sem": (dims, sem[..., middle + 1].max(axis=2) * np.sqrt(2) / step, {"units": "pm per mrad"}),
+            "slope": (dims, slope, {"units": "pm per mrad", "long_name": "largest in any direction, of a straight line through all tilts"}),
+            "slope_sem": (dims, np.hypot(slope_sem[..., 0], slope_sem[..., 1]).max(axis=2), {"units": "pm per mrad"}),
             "change": ((*dims, "axis", "tilt"), change, {"units": "pm"}),
             "change_sem": ((*dims, "axis", "tilt"), sem, {"units": "pm"}),
         },

@@ -248,11 +248,10 @@ class Posterior:
             for (n, r), h in zip(self.model.layout.names, held, strict=True)
             if h
         )
-        flat = slopes[0].reshape(len(theta), -1)
         return Solution(
             theta,
             covariance,
-            covariance @ (flat * self.weight.ravel()),
+            covariance @ self._weighted(slopes[0]),
             float(chi2[0]),
             float(prior[0]),
             image[0],

@@ -1,0 +1,115 @@
+"""Errors of the joint fit against the Fisher bound, over dose and number of cells, with and without an unknown lens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import tiltsim
+from analysis.drawing import SMALL, TEXT
+from tiltsim.bounds.response import library_periods
+from tiltsim.explanation.fitting import Posterior
+from tiltsim.explanation.inversion import in_image_axes
+from tiltsim.explanation.model import PRIORS, SOURCE, Model
+from tiltsim.explanation.regions import BINS, Region
+
+_DOSES, _CELLS = (1e4, 3e4, 1e5), (20, 100, 400, 1600)
+
+#: Residual aberrations of the crystals, Å, and how well they are known beforehand where they are not unknown.
+_LENS, _KNOWN = np.array([10.0, 6.0, -4.0, 250.0, -200.0]), 1e-3
+
+
+def bound_study(path: Path, *, quick: bool = False, trials: int = 12, seed: int = 0) -> xr.Dataset:
+    """Ratios of errors to their bound: root mean square over crystals of error / bound of each component.
+
+    Crystals are the library's own, so that only counting noise stands between the fit and the truth.
+
+    Returns
+    -------
+    Dataset
+        dims (dose, cells): ``ratio_tilt``, ``ratio_d`` and ``bound_tilt`` (mrad, median), with aberrations known, and the same
+        ``…_with_lens`` with all of them unknown.
+    """
+    library = tiltsim.open_library(path)
+    doses, cells = (_DOSES[:1], _CELLS[1:2]) if quick else (_DOSES, _CELLS)
+    names = [f"{a}_{b}{c}" for a in ("ratio", "bound") for b in ("tilt", "d") for c in ("", "_with_lens")]
+    table = {n: np.zeros((len(doses), len(cells))) for n in names}
+    for i, dose in enumerate(doses):
+        for j, count in enumerate(cells):
+            for ending, lens in (("", False), ("_with_lens", True)):
+                pulls: dict[str, list[np.ndarray]] = {"tilt": [], "d": []}
+                bounds: dict[str, list[np.ndarray]] = {"tilt": [], "d": []}
+                for trial in range(2 if quick else trials):
+                    rng = np.random.default_rng([seed, i, j, trial])
+                    for name, (error, bound) in _one(library, dose, count, lens, rng).items():
+                        pulls[name].append(error / bound)
+                        bounds[name].append(bound)
+                for name in pulls:
+                    table[f"ratio_{name}{ending}"][i, j] = np.sqrt(np.mean(np.square(pulls[name])))
+                    table[f"bound_{name}{ending}"][i, j] = np.median(bounds[name])
+    return xr.Dataset(
+        {n: (("dose", "cells"), v) for n, v in table.items()},
+        coords={"dose": list(doses), "cells": list(cells)},
+    )
+
+
+def _one(
+    library: tiltsim.Library, dose: float, cells: int, lens: bool, rng: np.random.Generator
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Error and bound of tilt and d of one crystal."""
+    edge = library.edges["BiFeO3"]
+    low, high = library.thickness_range
+    tilt, d = rng.uniform(-7, 7, 2), rng.choice((-1, 1), 2) * rng.uniform(12, 25, 2)
+    thickness = rng.uniform(max(low, 50.0), high * 0.97)
+    image, _ = library_periods(library, tilt, np.array(thickness), d, samples=BINS, aberrations=_LENS)
+    k = np.fft.fftfreq(BINS, edge / BINS)
+    soft = np.exp(-2 * np.pi**2 * SOURCE * (k[:, None] ** 2 + k**2))
+    image = np.fft.ifft2(np.fft.fft2(image) * soft).real
+    blocks = 30
+    electrons = dose * edge**2 / BINS**2 * cells / blocks
+    counts = rng.poisson(np.maximum(image, 0) * electrons, (blocks, BINS, BINS)) / electrons
+    level = image.mean()
+    region = Region(
+        "variant 1", "BiFeO3", counts / level, np.ones_like(counts), np.zeros((2, BINS, BINS)),
+        np.maximum(image, 1e-6) / electrons / blocks / level**2, np.eye(2) * edge, cells, np.arange(cells), d, np.eye(2),
+    )  # fmt: skip
+    model = Model(library, [region])
+    priors = dict(PRIORS)
+    if not lens:
+        for name, value in zip(("defocus", "C12_x", "C12_y", "C21_x", "C21_y"), _LENS, strict=True):
+            priors[name] = (float(value), _KNOWN)
+    posterior = Posterior(model, [region], priors)
+    # The library is the truth here: its own errors do not count.
+    posterior.doubt = lambda theta: None  # type: ignore[method-assign]
+    best = posterior.solutions()[0]
+    found_tilt, found_d, turn_tilt, turn_d = in_image_axes(model, [region], best.theta)
+    return {
+        "tilt": (found_tilt[0] - tilt, np.sqrt(np.diag(turn_tilt @ best.covariance @ turn_tilt.T))),
+        "d": (found_d[0] - d, np.sqrt(np.diag(turn_d @ best.covariance @ turn_d.T))),
+    }
+
+
+def plot_bound_study(found: xr.Dataset) -> Figure:
+    """Bounds and ratios against the number of cells."""
+    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for n, dose in enumerate(found.dose.values):
+        one = found.sel(dose=dose)
+        for ending, style in (("", "--o"), ("_with_lens", "-s")):
+            label = f"{dose:.0e} e/Å², lens {'unknown' if ending else 'known'}"
+            left.loglog(
+                one.cells, one[f"bound_tilt{ending}"], style, color=f"C{n}", markersize=4, label=label
+            )
+            right.semilogx(one.cells, one[f"ratio_tilt{ending}"], style, color=f"C{n}", markersize=4)
+    right.axhline(1, color="0.4", linewidth=0.8)
+    right.set_ylim(0, 2.5)
+    left.set_ylabel("Fisher bound of tilt, along each axis (mrad)", fontsize=TEXT)
+    right.set_ylabel("RMSE of tilt / bound", fontsize=TEXT)
+    for ax in (left, right):
+        ax.set_xlabel("cells averaged", fontsize=TEXT)
+        ax.tick_params(labelsize=SMALL)
+    left.legend(fontsize=SMALL - 1)
+    return figure

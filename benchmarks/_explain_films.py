@@ -1,0 +1,168 @@
+"""Explain blind films and hold every answer against the truth that only the painter knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+import xarray as xr
+from _blind_films import Film, draw_film, render
+
+import analysis
+import tiltsim
+from tiltsim import Microscope
+from tiltsim.explanation import Explanation
+
+#: Seeds of the sets, and what each is about.
+SETS = {
+    "blind": 0, "single": 1, "three-fold": 2, "wrong aperture": 3, "few cells": 4, "few electrons": 5, "reference": 6,
+}  # fmt: skip
+
+
+def film_sets(count: int, others: int) -> dict[str, list[Film]]:
+    """Films by set: ``count`` blind ones, ``others`` of each other kind."""
+    rng = np.random.default_rng(5)
+
+    def one_variant(number: int, seed: int, **changes: object) -> Film:
+        return draw_film(number, seed, variants=draw_film(number, seed).variants[:1], **changes)
+
+    turns = rng.uniform(0, 2 * np.pi / 3, others)
+    return {
+        "blind": [draw_film(n, SETS["blind"], substrate=0.3 if n % 4 == 0 else 0.0) for n in range(count)],
+        "single": [one_variant(n, SETS["single"]) for n in range(others)],
+        "three-fold": [
+            draw_film(n, SETS["three-fold"], faults={"C23": 1000.0, "phi23": float(turns[n])}) for n in range(others)
+        ],
+        "wrong aperture": [
+            draw_film(n, SETS["wrong aperture"], microscope=Microscope(semiangle_cutoff=25.0, source_fwhm=0.0))
+            for n in range(others)
+        ],
+        "few cells": [one_variant(n, SETS["few cells"], size=112) for n in range(others)],
+        "few electrons": [one_variant(n, SETS["few electrons"], dose=1e3, size=400) for n in range(others)],
+        "reference": [
+            replace(draw_film(n, SETS["reference"], substrate=0.35), lean_scale=0.0) for n in range(others)
+        ],
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one film; pm and mrad, one row a variant."""
+
+    film: int
+    identified: bool
+    refused: str = ""
+    objections: tuple[str, ...] = ()
+    chi2: float = float("nan")
+    tilt_error: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    tilt_std: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    d_true: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    d_error: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    d_std: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    comparators: dict[str, np.ndarray] = field(default_factory=dict)
+    thickness: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    seconds: float = 0.0
+
+
+@lru_cache(maxsize=1)
+def _library(path: str) -> tiltsim.Library:
+    return tiltsim.open_library(path)
+
+
+def answer_film(job: tuple[Film, Sequence[np.ndarray], str, int]) -> Answer:
+    """Explain one film; for a pool of processes."""
+    film, images, path, seed = job
+    image, truth = render(film, images, seed)
+    library = _library(path)
+    start = time.perf_counter()
+    try:
+        found = tiltsim.explain(image, library)
+    except analysis.ImageError as error:
+        return Answer(film.number, False, refused=str(error))
+    return _compared(film, truth, found, time.perf_counter() - start)
+
+
+def _compared(film: Film, truth: xr.Dataset, found: Explanation, seconds: float) -> Answer:
+    regions = [r for r in found.regions if r.name != "reference"]
+    count, cells = len(regions), found.cells
+    share = truth.share.values
+    rows = []
+    for region in regions:
+        one = cells.isel(cell=region.rows)
+        places = [
+            np.clip(np.round(one[n].values / film.pixel).astype(int), 0, film.size - 1) for n in ("y", "x")
+        ]
+        rows.append(int(np.argmax(share[:, places[0], places[1]].mean(axis=1))))
+    d_true, tilt_true = truth.d.values[rows], truth.tilt.values[rows]
+    inversion = found.inversion
+    apparent = np.stack([r.apparent for r in regions])
+    film_cells = (cells["reference"].values == 0) & (cells["flag"].values == 0)
+    by_name = {e.name: e for e in found.estimates}
+    comparators = {
+        "as measured": apparent - d_true,
+        "subtract the mean": apparent - np.nanmean(cells["d"].values[film_cells], axis=0) - d_true,
+        "inversion centre": apparent - by_name["variant symmetry"].bias - d_true,
+        "null reference": apparent - by_name["null reference"].bias - d_true,
+        "ours": inversion.d[:count] - d_true,
+    }
+    return Answer(
+        film.number, found.verdict.identified, "", found.verdict.objections, inversion.chi2,
+        inversion.tilt[:count] - tilt_true, np.sqrt(np.diag(inversion.tilt_cov)).reshape(-1, 2)[:count],
+        d_true, inversion.d[:count] - d_true, np.sqrt(np.diag(inversion.bias_cov)).reshape(-1, 2)[:count],
+        comparators, (*inversion.number("thickness"), film.thickness), seconds,
+    )  # fmt: skip
+
+
+def statistics(answers: Sequence[Answer]) -> dict[str, float]:
+    """Of films that were answered with confidence."""
+    told = [a for a in answers if a.identified]
+    if not told:
+        return {"films": len(answers), "identified": 0}
+    tilt, tilt_std, d, d_std, true = (
+        np.concatenate([getattr(a, n) for a in told])
+        for n in ("tilt_error", "tilt_std", "d_error", "d_std", "d_true")
+    )
+    means = np.array([a.d_error.mean(axis=0) for a in told])
+    apparent = np.concatenate([a.comparators["as measured"] for a in told])
+    sign = np.sign(true + d) != np.sign(true)
+    return {
+        "films": len(answers),
+        "refused": sum(bool(a.refused) for a in answers),
+        "identified": len(told),
+        "tilt_rmse_mrad": float(np.sqrt((tilt**2).mean())),
+        "tilt_bias_mrad": float(np.hypot(*tilt.mean(axis=0))),
+        "tilt_coverage90": float((np.abs(tilt) < 1.645 * tilt_std).mean()),
+        "d_rmse_pm": float(np.sqrt((d**2).mean())),
+        "d_bias_pm": float(np.hypot(*d.mean(axis=0))),
+        "d_film_bias_pm": float(np.hypot(*means.T).mean()),
+        "d_coverage90": float((np.abs(d) < 1.645 * d_std).mean()),
+        "uncorrected_rmse_pm": float(np.sqrt((apparent**2).mean())),
+        "uncorrected_film_bias_pm": float(
+            np.mean([np.hypot(*a.comparators["as measured"].T).mean() for a in told])
+        ),
+        "wrong_sign": int(sign.sum()),
+        "confident_and_wrong": int(
+            sum(bool((np.abs(a.d_error) > np.maximum(4 * a.d_std, 2.5)).any()) for a in told)
+        ),
+        "seconds_median": float(np.median([a.seconds for a in told])),
+    }
+
+
+def comparison(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    """Errors of the mean d of each variant with every comparator, where it answers."""
+    told = [a for a in answers if a.identified]
+    names = ("as measured", "subtract the mean", "inversion centre", "null reference", "ours")
+    result = {}
+    for name in names:
+        errors = np.concatenate([a.comparators[name] for a in told])
+        errors = errors[np.isfinite(errors).all(axis=1)]
+        films = sum(bool(np.isfinite(a.comparators[name]).all()) for a in told)
+        result[name] = {
+            "films": films,
+            "rmse_pm": float(np.sqrt((errors**2).mean())) if len(errors) else float("nan"),
+            "worst_pm": float(np.abs(errors).max()) if len(errors) else float("nan"),
+        }
+    return result
