@@ -53,7 +53,11 @@ def build(
         bool, typer.Option("--small", help="12 mrad, 12 nm, 2 pairs: two minutes instead of twenty.")
     ] = False,
     lens: Annotated[
-        bool, typer.Option("--lens", help="Residual aberrations too, which `explain` needs: 35 minutes more.")
+        bool,
+        typer.Option(
+            "--lens",
+            help="Residual aberrations too, and finer steps of d, as `explain` needs: an hour on two cores.",
+        ),
     ] = False,
     device: Device = "auto",
     scheduler: Scheduler = None,
@@ -78,6 +82,7 @@ def build(
         thickest=float(given["thickest"]),
         phonons=tiltsim.FrozenPhonons(pairs=int(given["pairs"]), seed=seed, redraw=True),
         lens=LensBox() if lens else None,
+        d_steps=2 if lens else 1,
     )
     if dry_run:
         print_lines(

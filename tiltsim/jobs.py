@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structures import Specimen
+from tiltsim.lens import FORMAT as LENS_FORMAT
 from tiltsim.lens import LensBox
 from tiltsim.planning import Plan
 from tiltsim.reciprocal import Grid
@@ -74,7 +75,7 @@ class Job:
     def key(self) -> str:
         """Digest of everything that a unit's result depends on, and not of how many units are asked for."""
         atoms = self.specimen.atoms
-        lens = {"lens": asdict(self.lens)} if self.lens else {}
+        lens = {"lens": asdict(self.lens), "lens_format": LENS_FORMAT} if self.lens else {}
         settled = replace(self.phonons, pairs=1, target_sem_pm=None, max_pairs=1)
         description = json.dumps(
             {

@@ -30,6 +30,12 @@ COMPONENTS = ("defocus", "C12_x", "C12_y", "C21_x", "C21_y")
 #: Degree of the polynomial; coma, whose phase is smaller, comes in terms of the lower degree only.
 DEGREE, _DEGREE_WITH_COMA = 4, 3
 
+#: Changes whenever the polynomial or what is kept of it does.
+FORMAT = 2
+
+#: Lenses for which it is kept what the polynomial leaves.
+RESIDUALS = 8
+
 #: Lenses that a polynomial is fitted to for each of its terms.
 _LENSES_PER_TERM = 3
 
@@ -103,6 +109,17 @@ class LensBox:
     def projector(self) -> Floats:
         """Terms (term, lens) from what each lens of :meth:`design` changes: least squares."""
         return np.asarray(np.linalg.pinv(self.basis(self.design())))
+
+    def residuals(self) -> Floats:
+        """What the polynomial leaves of some lenses (:data:`RESIDUALS`, lens), from what each lens of :meth:`design` changes.
+
+        In units of what it leaves of lenses that it was not fitted to.
+        """
+        basis, projector = self.basis(self.design()), self.projector()
+        lenses, count = basis.shape
+        chosen = 1 + (np.arange(RESIDUALS) * (lenses - 1)) // RESIDUALS
+        rows = np.eye(lenses)[chosen] - basis[chosen] @ projector
+        return np.asarray(rows / (1.0 - count / lenses))
 
     def spread(self) -> Floats:
         """Root mean square (term,) of each term inside the box."""

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from abtem.transfer import polar_aliases
 from torch import Tensor
@@ -178,7 +179,7 @@ def coefficients(matrix: Tensor, probe_waves: Tensor, index: Tensor, half: tuple
 
 
 class Lens:
-    """How Fourier coefficients change with the lens' aberrations: the terms of a box's polynomial.
+    """How Fourier coefficients change with the lens' aberrations: the terms of a box's polynomial, and what it leaves.
 
     M(g, h) does not depend on the lens. What does, P(g) P*(h) for every lens of the box's design, is projected on the terms first,
     so that reading all of them is one product of matrices for each difference Q = h − g.
@@ -195,7 +196,8 @@ class Lens:
 
     def __init__(self, box: LensBox, microscope: Microscope, indices: Tensor, half: tuple[int, int]) -> None:
         self._lenses = [named(lens) for lens in box.design()]
-        self._projector = torch.as_tensor(box.projector(), dtype=torch.float32, device=indices.device)
+        rows = np.concatenate([box.projector(), box.residuals()])
+        self._projector = torch.as_tensor(rows, dtype=torch.float32, device=indices.device)
         self._wavelength, self._indices, self._half = microscope.wavelength, indices, half
 
     def changes(self, matrices: Tensor, probe_waves: Tensor, relative: Tensor, use: Tensor) -> Tensor:

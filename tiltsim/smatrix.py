@@ -191,7 +191,7 @@ class Reader:
         self._changes = [mine + its for mine, its in zip(self._changes, other._changes, strict=True)]
 
     def images(self) -> NDArray[np.float32]:
-        """The images so far, shape (segment, tilt, thickness, y, x), and after the segments the terms of the lens."""
+        """The images so far, shape (segment, tilt, thickness, y, x), and after the segments the terms of the lens and what they leave."""
         images = readout.period_image(self._total).to(torch.float32).cpu().numpy()
         if not self._lens:
             return images

@@ -94,13 +94,13 @@ class Posterior:
     def doubt(self, theta: Floats) -> None:
         """From now on weigh bins also by the errors of the library's images, as they are near ``theta`` (p,).
 
-        The covariance of a region's bins is D + U Uᵀ / m, D their variances and U (bin, m) errors; its inverse is
+        The covariance of a region's bins is D + U Uᵀ, D their variances and U (bin, m) errors; its inverse is
         D⁻¹ − T Tᵀ.
         """
         self._errors, self._taken = [], []
         for number in range(len(self.regions)):
             errors = self.model.errors(theta, number)
-            u = errors.reshape(len(errors), self.data[0].size).T / np.sqrt(max(len(errors), 1))
+            u = errors.reshape(len(errors), self.data[0].size).T
             if u.shape[1] > _RANK:  # most samples are much alike
                 left, power, _ = np.linalg.svd(u, full_matrices=False)
                 u = left[:, :_RANK] * power[:_RANK]

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from tiltsim.checkpoints import Checkpoints
 from tiltsim.images import resample
 from tiltsim.jobs import Job
-from tiltsim.library.errors import error_table, errors_of
+from tiltsim.lens import terms
+from tiltsim.library.errors import error_table, lens_errors, phonon_errors
 from tiltsim.library.lens_modes import assembled_lens
-from tiltsim.library.places import PLACES, SITES, around, filtered
+from tiltsim.library.places import SITES, around, filtered
 from tiltsim.library.request import EDGES, FORMAT, WAVE_VECTORS, LibraryRequest, Node, specimen
 from tiltsim.library.response import Library
 from tiltsim.library.symmetry import symmetrized
@@ -44,7 +45,7 @@ def node_job(
 ) -> Job:
     """The simulation of one structure; ``d_pm`` replaces the node's own."""
     edge = EDGES[node.material]
-    d = d_pm or (node.place[0] * request.polar_pm, node.place[1] * request.polar_pm)
+    d = d_pm or (node.place[0] * request.step_pm, node.place[1] * request.step_pm)
     slab = specimen(node.material, d, cells[-1] + cells[-1] % 2, samarium=node.samarium, name=node.name)
     return prepare(
         slab,
@@ -115,7 +116,7 @@ def build_library(
     """
     images: dict[Node, Floats] = {}
     changes: dict[Node, NDArray[np.float32]] = {}
-    errors: dict[Node, NDArray[np.float32]] = {}
+    errors: dict[Node, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     noise = []
     done_before = 0
     for number, node in enumerate(request.nodes):
@@ -136,13 +137,13 @@ def build_library(
         done_before += latest
         images[node] = pairs.mean(axis=0)
         noise.append(_noise(pairs))
-        if request.lens is not None and len(pairs) > 1 and not node.samarium:
-            errors[node] = errors_of(node, pairs)
+        if request.lens is not None and not node.samarium:
+            changes[node], left = changes[node][: len(terms())], changes[node][len(terms()) :]
+            errors[node] = (phonon_errors(node, pairs), lens_errors(left))
     dataset = assembled(request, images, np.array(noise))
     if request.lens is not None:
         added = assembled_lens(request, {n: c for n, c in changes.items() if len(c)})
-        if errors:
-            added = added.merge(error_table(errors, request.cells), join="exact")
+        added = added.merge(error_table(errors, request.cells), join="exact")
         dataset = dataset.merge(added, join="exact")
     return dataset.assign_attrs(content=Library(dataset).digest)
 
@@ -162,9 +163,10 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
     most = max(max(i.shape[-2:]) for i in images.values())
     images = {n: resample(i.astype(np.float32), most, most).astype(np.float64) for n, i in images.items()}
     polar = {n.place: i for n, i in images.items() if n.material == "BiFeO3" and not n.samarium}
-    grid = np.empty((3, 3, *images[request.nodes[0]].shape))
-    for ix, px in enumerate(PLACES):
-        for iy, py in enumerate(PLACES):
+    places = request.places
+    grid = np.empty((len(places), len(places), *images[request.nodes[0]].shape))
+    for ix, px in enumerate(places):
+        for iy, py in enumerate(places):
             base = (max(abs(px), abs(py)), min(abs(px), abs(py)))
             grid[ix, iy] = symmetrized(polar[base], base, (px, py))
     doped, null = (
@@ -173,13 +175,13 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
         if n.samarium or n.material == "SrTiO3"
     )
     coefficients, scores = [], []
-    step = request.polar_pm / 100.0 / EDGES["BiFeO3"]
+    step = request.step_pm / 100.0 / EDGES["BiFeO3"]
     for site in SITES:
         states = [
             np.array(
                 [
-                    [around(site, one, (px * step, py * step)) for one, py in zip(row, PLACES, strict=True)]
-                    for row, px in zip(grid, PLACES, strict=True)
+                    [around(site, one, (px * step, py * step)) for one, py in zip(row, places, strict=True)]
+                    for row, px in zip(grid, places, strict=True)
                 ]
             ),
             around(site, doped, (0.0, 0.0)),
@@ -195,14 +197,14 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
     for n, c in enumerate(coefficients):
         stacked[n, : len(c)] = np.fft.fftshift(c, axes=(-2, -1))
     parts = [_padded([s[n] for s in scores], modes_kept) for n in range(3)]
-    samarium = (parts[1][:, 0, 0] - parts[0][:, 1, 1]) / request.samarium_placed
+    samarium = (parts[1][:, 0, 0] - parts[0][:, request.d_steps, request.d_steps]) / request.samarium_placed
     orders = np.arange(most) - most // 2
     tail = ("tilt_x", "tilt_y", "cells", "mode")
     one = {"units": "1"}
     amplitude = one | {"long_name": "share of each mode in the image, fraction of the incident beam"}
     tilts = np.array(request.series.x)
     mrad = {"units": "mrad", "long_name": "direction of the beam inside the crystal"}
-    d = np.array(PLACES) * request.polar_pm
+    d = np.array(places) * request.step_pm
     pm = {"units": "pm", "long_name": "mean of surrounding A columns − B column"}
     return xr.Dataset(
         {

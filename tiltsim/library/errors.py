@@ -1,4 +1,4 @@
-"""What the phonons of a library leave wrong with its images: samples of the error of its means."""
+"""What is wrong with the images of a library: its phonons are few, and the lens' polynomial leaves a rest."""
 
 from __future__ import annotations
 
@@ -19,50 +19,74 @@ Singles = NDArray[np.float32]
 _TILTS = ((0.5, 0.5), (0.25, 0.5), (0.5, 0.75), (0.75, 0.25), (0.25, 0.25), (0.625, 0.625))
 
 
-def errors_of(node: Node, pairs: Floats) -> Singles:
+def phonon_errors(node: Node, pairs: Floats) -> Singles:
     """Errors of the mean image of a node, as its phonon pairs differ.
 
     Parameters
     ----------
     node : Node
     pairs : ndarray (pair, tilt_x, tilt_y, cells, y, x)
-        At least two.
 
     Returns
     -------
     ndarray (error, cells, y, x)
-        The mean of their outer products estimates the covariance of the mean image.
+        The mean of their outer products estimates the covariance of the mean image; none from a single pair.
     """
+    if len(pairs) < 2:
+        return np.zeros((0, *pairs.shape[3:]), dtype=np.float32)
     away = (pairs - pairs.mean(axis=0)) / np.sqrt(len(pairs) - 1.0)
+    return np.concatenate([_at_tilts(symmetrized(one, node.place, node.place)) for one in away])
+
+
+def lens_errors(left: Singles) -> Singles:
+    """What the polynomial leaves of lenses of its box.
+
+    Parameters
+    ----------
+    left : ndarray (lens, tilt_x, tilt_y, cells, y, x)
+
+    Returns
+    -------
+    ndarray (error, cells, y, x)
+    """
+    return np.concatenate([_at_tilts(one) for one in left])
+
+
+def _at_tilts(images: NDArray[np.floating]) -> Singles:
+    """Some of the tilts (tilt, cells, y, x) of images (tilt_x, tilt_y, cells, y, x)."""
     found = []
-    for one in away:
-        whole = symmetrized(one, node.place, node.place)
-        for shares in _TILTS:
-            i, j = (round(s * (n - 1)) for s, n in zip(shares, whole.shape[:2], strict=True))
-            found.append(whole[i, j].astype(np.float32))
+    for shares in _TILTS:
+        i, j = (round(s * (n - 1)) for s, n in zip(shares, images.shape[:2], strict=True))
+        found.append(images[i, j].astype(np.float32))
     return np.stack(found)
 
 
-def error_table(found: Mapping[Node, Singles], cells: tuple[int, ...]) -> xr.Dataset:
-    """The errors of all nodes.
+def error_table(found: Mapping[Node, tuple[Singles, Singles]], cells: tuple[int, ...]) -> xr.Dataset:
+    """The errors of all nodes, of :func:`phonon_errors` and of :func:`lens_errors`.
 
     Returns
     -------
     Dataset
-        ``phonon_error`` (error, error_y, error_x), fraction of the beam, an A column at the origin, d as the node's; with
-        ``error_material``, ``error_polar`` (d along x and y in steps of the nodes) and ``error_cells`` of each.
+        ``library_error`` (error, error_y, error_x), fraction of the beam, an A column at the origin, d as the node's; with
+        ``error_kind`` ("phonons" or "lens"), ``error_material``, and ``error_cells`` of each.
     """
-    most = max(e.shape[-1] for e in found.values())
-    images = [resample(e, most, most).reshape(-1, most, most) for e in found.values()]
-    counts = [len(i) for i in images]
+    most = max(e.shape[-1] for both in found.values() for e in both)
+    images, kind, material, thick = [], [], [], []
+    for node, both in found.items():
+        for name, errors in zip(("phonons", "lens"), both, strict=True):
+            if len(errors):
+                images.append(resample(errors, most, most).reshape(-1, most, most))
+                kind += [name] * len(images[-1])
+                material += [node.material] * len(images[-1])
+                thick.append(np.tile(cells, len(errors)))
     return xr.Dataset(
         {
-            "phonon_error": (
+            "library_error": (
                 ("error", "error_y", "error_x"), np.concatenate(images),
-                {"units": "1", "long_name": "samples of the error of the mean over phonons, fraction of the beam"},
+                {"units": "1", "long_name": "samples of the error of the library's images, fraction of the beam"},
             ),
-            "error_material": ("error", np.repeat([n.material for n in found], counts)),
-            "error_polar": (("error", "component"), np.repeat([n.place for n in found], counts, axis=0)),
-            "error_cells": ("error", np.concatenate([np.tile(cells, e.shape[0]) for e in found.values()]), {"units": "1"}),
+            "error_kind": ("error", kind),
+            "error_material": ("error", material),
+            "error_cells": ("error", np.concatenate(thick), {"units": "1"}),
         }
     )  # fmt: skip

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiltsim.images import resample
 from tiltsim.lens import COMPONENTS, LensBox, terms, turned_terms
-from tiltsim.library.places import PLACES, SITES, around, filtered
+from tiltsim.library.places import SITES, around, filtered
 from tiltsim.library.request import EDGES, LibraryRequest, Node
 from tiltsim.library.symmetry import OPERATIONS, turned
 
@@ -46,10 +46,10 @@ def assembled_lens(request: LibraryRequest, changes: Mapping[Node, Singles]) -> 
     weight = box.spread()[:, None, None].astype(np.float32)
     states: list[Singles] = []  # (state, term, y, x), an A column at the origin
     steps: list[tuple[float, float]] = []
-    step = request.polar_pm / 100.0 / EDGES["BiFeO3"]
+    step = request.step_pm / 100.0 / EDGES["BiFeO3"]
     polar = {n.place: n for n in changes if n.material == "BiFeO3"}
-    for px in PLACES:
-        for py in PLACES:
+    for px in request.places:
+        for py in request.places:
             base = (max(abs(px), abs(py)), min(abs(px), abs(py)))
             states.append(_symmetrized(resample(changes[polar[base]], most, most), base, (px, py)))
             steps.append((px * step, py * step))
@@ -71,7 +71,7 @@ def assembled_lens(request: LibraryRequest, changes: Mapping[Node, Singles]) -> 
         unweighted = np.asarray(modes.reshape(len(modes), -1, most, most) / weight, dtype=np.float64)
         coefficients.append(np.fft.fftshift(np.fft.fft2(filtered(unweighted, -1.0)), axes=(-2, -1)) / most**2)
         scores.append(found.reshape(len(flat), *grid, -1))
-    count = max(len(c) for c in coefficients)
+    count, side = max(len(c) for c in coefficients), len(request.places)
     stacked = np.stack([np.pad(c, [(0, count - len(c))] + [(0, 0)] * 3) for c in coefficients])
     padded = np.stack([np.pad(s, [(0, 0)] * 4 + [(0, count - s.shape[-1])]) for s in scores])
     orders = np.arange(most) - most // 2
@@ -86,9 +86,9 @@ def assembled_lens(request: LibraryRequest, changes: Mapping[Node, Singles]) -> 
                 one | {"long_name": "Fourier coefficients by which each term of the lens changes the image"},
             ),
             "lens_scores_BiFeO3": (
-                ("site", "d_x", "d_y", *tail), padded[:, :9].reshape(2, 3, 3, *padded.shape[2:]), amplitude,
+                ("site", "d_x", "d_y", *tail), padded[:, :-1].reshape(2, side, side, *padded.shape[2:]), amplitude,
             ),
-            "lens_scores_SrTiO3": (("site", *tail), padded[:, 9], amplitude),
+            "lens_scores_SrTiO3": (("site", *tail), padded[:, -1], amplitude),
             "exponents": (
                 ("term", "aberration"), np.array(terms()),
                 one | {"long_name": "power of each aberration over its size", "sizes_angstrom": box.sizes.tolist()},

@@ -12,9 +12,6 @@ Floats = NDArray[np.float64]
 #: Columns that responses are centred on: interpolation in d is smooth only where the column itself stands still.
 SITES = ("A", "B")
 
-#: d along each axis in steps of ``polar_pm``.
-PLACES = (-1, 0, 1)
-
 #: A blur that every source exceeds, Å: without one, half the modes would hold the speckle of phonons at the finest spacings.
 LEAST_SOURCE = 0.5
 

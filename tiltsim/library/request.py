@@ -34,7 +34,7 @@ class Node:
     ----------
     material : str
     place : (int, int)
-        d along x and y in steps of ``polar_pm``: one of each kind that the square's symmetry tells apart.
+        d along x and y in steps of the request's ``step_pm``: one of each kind that the square's symmetry tells apart.
     samarium : float
         Fraction.
     """
@@ -78,6 +78,8 @@ class LibraryRequest:
         Pairs for each structure; each pair holds 16 independent draws.
     lens : LensBox, optional
         Residual aberrations that the library answers for too, which takes twice the time: `tiltsim explain` needs them.
+    d_steps : int
+        Steps of d from 0 to ``polar_pm`` along each axis: 1, or 2, which takes twice the time and leaves no picometre out between nodes.
     """
 
     microscope: Microscope = field(default_factory=Microscope)
@@ -90,6 +92,7 @@ class LibraryRequest:
     samarium: float = 0.2
     phonons: FrozenPhonons = field(default_factory=lambda: FrozenPhonons(pairs=4, redraw=True))
     lens: LensBox | None = None
+    d_steps: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be interpolated."""
@@ -105,6 +108,8 @@ class LibraryRequest:
             raise SettingsError(
                 f"polar_pm {self.polar_pm:g} pm is outside 5 to 60 pm; 23.6 is bulk BiFeO3's."
             )
+        if self.d_steps not in (1, 2):
+            raise SettingsError(f"d_steps {self.d_steps} must be 1 or 2.")
         if not 0.0 < self.samarium <= 1.0:
             raise SettingsError(f"samarium {self.samarium:g} is not a fraction above 0; give e.g. 0.2.")
         if not self.phonons.redraw or self.phonons.trajectory or self.phonons.force_constants:
@@ -143,6 +148,16 @@ class LibraryRequest:
         return round(self.samarium * self.cells[-1]) / self.cells[-1]
 
     @property
+    def step_pm(self) -> float:
+        """Of d between nodes, pm."""
+        return self.polar_pm / self.d_steps
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Nodes of d along each axis, in steps."""
+        return tuple(range(-self.d_steps, self.d_steps + 1))
+
+    @property
     def series(self) -> TiltSeries:
         """The tilts to simulate."""
         return TiltSeries.grid(self.largest_tilt, self.tilts)
@@ -151,8 +166,8 @@ class LibraryRequest:
     def nodes(self) -> tuple[Node, ...]:
         """The structures to simulate: all others follow by the symmetry of the square."""
         return (
-            Node("BiFeO3"), Node("BiFeO3", (1, 0)), Node("BiFeO3", (1, 1)), Node("BiFeO3", samarium=self.samarium),
-            Node("SrTiO3"),
+            *(Node("BiFeO3", (i, j)) for i in range(self.d_steps + 1) for j in range(i + 1)),
+            Node("BiFeO3", samarium=self.samarium), Node("SrTiO3"),
         )  # fmt: skip
 
     @cached_property
@@ -166,6 +181,8 @@ class LibraryRequest:
         table = asdict(self)
         if self.lens is None:
             del table["lens"]
+        if self.d_steps == 1:  # as libraries had before there was a choice
+            del table["d_steps"]
         return table
 
 

@@ -27,9 +27,6 @@ PARAMETERS = {"tilt_x": "mrad", "tilt_y": "mrad", "thickness": "Å", "d_x": "pm"
 #: How far beyond the outermost d the parabolas are still used, in steps of d.
 _BEYOND = 0.5
 
-#: Rows of the table of spline coefficients: 3 × 3 displacements of BiFeO3, the effect of Sm, SrTiO3.
-_SAMARIUM, _NULL = 9, 10
-
 #: What a library holds, and what is added for a lens.
 _ARRAYS = ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3")
 _LENS_ARRAYS = ("lens_coefficients", "lens_scores_BiFeO3", "lens_scores_SrTiO3")
@@ -84,7 +81,8 @@ class Library:
     @cached_property
     def d_limit(self) -> float:
         """Largest |d| along x and along y, pm."""
-        return float(self.dataset.d_x[-1] * (1.0 + _BEYOND))
+        d = self.dataset.d_x.values
+        return float(d[-1] + _BEYOND * (d[-1] - d[-2]))
 
     @cached_property
     def splines(self) -> NDArray[np.float32]:
@@ -120,7 +118,9 @@ class Library:
         return parts[..., 0] + 1j * parts[..., 1]
 
     def errors(self, material: str, thickness: float, signs: tuple[int, int]) -> NDArray[np.float64]:
-        """Samples of what phonons leave wrong with images of a material, see :func:`tiltsim.library.errors.errors_of`.
+        """What is wrong with images of a material: the sum of their outer products is the covariance of the image's error.
+
+        See :func:`tiltsim.library.errors.error_table`.
 
         Parameters
         ----------
@@ -133,16 +133,19 @@ class Library:
         Returns
         -------
         ndarray, shape (sample, n, n)
-            Fraction of the beam; none where the library has one phonon pair only.
+            Fraction of the beam; none where the library was built without a lens.
         """
         data = self.dataset
-        if "phonon_error" not in data:
+        if "library_error" not in data:
             return np.zeros((0, 1, 1))
         cells = data.error_cells.values
         apart = np.abs(cells - thickness / self.edges[material])
         of = data.error_material.values == material
         near = of & (apart <= np.sort(np.unique(apart[of]))[:_NEAR_THICKNESSES].max() + 1e-9)
-        images = data.phonon_error.values[near].astype(np.float64)
+        images = data.library_error.values[near].astype(np.float64)
+        kind = data.error_kind.values[near]
+        for one in np.unique(kind):
+            images[kind == one] /= np.sqrt((kind == one).sum())
         for axis, sign in ((2, signs[0]), (1, signs[1])):
             if sign < 0:
                 images = np.roll(np.flip(images, axis), 1, axis)
@@ -330,7 +333,7 @@ def _splined(
 ) -> NDArray[np.float32]:
     """Spline coefficients (site, row, tilt_x + 2, tilt_y + 2, cells + 2, mode) of scores, in the order of rows of ``_scores``."""
     rows = np.concatenate(
-        [polar.reshape(polar.shape[0], 9, *polar.shape[3:]), samarium[:, None], null[:, None]], axis=1
+        [polar.reshape(polar.shape[0], -1, *polar.shape[3:]), samarium[:, None], null[:, None]], axis=1
     ).astype(np.float64)
     for axis in (2, 3, 4):
         rows = splines.coefficients(rows, axis)
@@ -357,6 +360,27 @@ def column_share(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.f
 
 
 @njit(cache=True, nogil=True)
+def _through_nodes(s: float, derivative: bool, weights: NDArray[np.float64]) -> None:
+    """Weights of the nodes −n … n of the polynomial through all of them at ``s``, or those of its derivative."""
+    side = len(weights)
+    half = side // 2
+    for i in range(side):
+        total = 0.0
+        for k in range(side):
+            if derivative and k == i:
+                continue
+            product = 1.0
+            for m in range(side):
+                if m != i and not (derivative and m == k):
+                    product *= (s - (m - half)) / (i - m)
+            if derivative:
+                total += product / (i - k)
+            else:
+                total = product
+        weights[i] = total
+
+
+@njit(cache=True, nogil=True)
 def _scores(
     table: NDArray[np.float32], places: NDArray[np.float64], material: NDArray[np.int64], which: int,
     result: NDArray[np.float32],
@@ -366,11 +390,13 @@ def _scores(
     value, slope = np.empty((3, 4)), np.empty((3, 4))
     first = np.empty(3, np.int64)
     sizes = (nx - 2, ny - 2, nz - 2)
-    parabola = np.empty((2, 3))
+    samarium, null = rows - 2, rows - 1
+    side = int(np.sqrt(samarium) + 0.5)
+    across = np.empty((2, side))
     local = np.zeros((rows, modes), np.float32)
     known, begin, end = -1, 0, 0
     for n in range(places.shape[0]):
-        begin, end = (0, _NULL) if material[n] == 0 else (_NULL, _NULL + 1)
+        begin, end = (0, null) if material[n] == 0 else (null, null + 1)
         same = known == material[n]
         if same:
             for axis in range(3):
@@ -391,27 +417,23 @@ def _scores(
                             for m in range(modes):
                                 local[row, m] += weight * source[m]
         for axis in range(2):
-            s = places[n, 3 + axis]
-            if which == 3 + axis:
-                parabola[axis] = np.array([s - 0.5, -2.0 * s, s + 0.5])
-            else:
-                parabola[axis] = np.array([s * (s - 1.0) / 2.0, 1.0 - s * s, s * (s + 1.0) / 2.0])
+            _through_nodes(places[n, 3 + axis], which == 3 + axis, across[axis])
         out = result[n]
         out[:] = 0.0
-        if begin == _NULL:
+        if begin == null:
             if which < 3:
-                out[:] = local[_NULL]
+                out[:] = local[null]
             continue
         if which != 5:
-            for i in range(3):
-                for j in range(3):
-                    weight = np.float32(parabola[0, i] * parabola[1, j])
+            for i in range(side):
+                for j in range(side):
+                    weight = np.float32(across[0, i] * across[1, j])
                     for m in range(modes):
-                        out[m] += weight * local[3 * i + j, m]
+                        out[m] += weight * local[side * i + j, m]
         if which < 3 or which == 5:
             weight = np.float32(1.0 if which == 5 else places[n, 5])
             for m in range(modes):
-                out[m] += weight * local[_SAMARIUM, m]
+                out[m] += weight * local[samarium, m]
 
 
 def open_library(path: str | Path) -> Library:

@@ -66,9 +66,17 @@ TILT, AZIMUTH, THICKNESS, LEAN = 4.0, -35.0, 62.0, 0.3
 LENS = (15.0, 8.0, -10.0, 350.0, -400.0)
 
 
-def film(library, seed=0, *, size=400, dose=4e4, lens=LENS, substrate=0.0, variants=("[111]",), pattern="wall"):
+def film(
+    library, seed=0, *, size=400, dose=4e4, lens=LENS, substrate=0.0, variants=("[111]",), pattern="wall"
+):
     """A painted film; its field has the truth."""
-    domains = DomainRequest(pattern=pattern, variants=variants, wall="109", reverses="xy" if pattern == "wall" else "", wall_width=2.0)
+    domains = DomainRequest(
+        pattern=pattern,
+        variants=variants,
+        wall="109",
+        reverses="xy" if pattern == "wall" else "",
+        wall_width=2.0,
+    )
     specimen = SpecimenRequest(
         phase="R3c", domains=domains, tilt=TILT, azimuth=AZIMUTH, thickness=THICKNESS, lean="variant", lean_scale=LEAN,
         substrate=substrate, rotation=1.0,
