@@ -40,7 +40,7 @@ _STEPS = {
 }
 
 #: Cells along each edge of the images that are measured.
-_CELLS = 22
+_CELLS = 16
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,238 @@
+"""The parts of an explanation, each by itself: leans, references, what-if, verdicts, strained cells, the command."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+
+import analysis
+import tiltsim
+from tests.tiltsim.explanation.conftest import LENS, film, truth_of
+from tiltsim.bounds.response import library_periods
+from tiltsim.explanation.leans import full_lean, part_leans
+from tiltsim.explanation.reference import find_reference, in_box
+from tiltsim.explanation.what_if import WhatIf, parse_what_if, what_if
+from tiltsim.lens import COMPONENTS
+from tiltsim.library.response import _through_nodes
+
+SMALL = np.eye(4) * 0.01
+
+
+def test_leans_of_opposite_variants_are_told_from_the_grain():
+    lean = full_lean()
+    assert lean == pytest.approx(9.93, abs=0.05)
+    grain, share = np.array([3.0, -1.0]), 0.4
+    d = [np.array([20.0, 20.0]), np.array([20.0, -20.0])]
+    tilts = np.array([grain - share * lean * np.array([1, 1]), grain + share * lean * np.array([1, -1])])
+    found = part_leans(tilts, SMALL, d)
+    assert found.share == pytest.approx(share, abs=1e-6)
+    np.testing.assert_allclose(found.grain, grain, atol=1e-6)
+    assert found.along == (1, -1)
+    assert found.decided
+
+
+def test_leans_that_may_be_read_two_ways_are_not_decided():
+    # One variant and its opposite, both with d along the beam reversed too, lean alike: any share will do.
+    found = part_leans(
+        np.array([[4.0, 4.0], [4.0, 4.0]]), SMALL, [np.array([20.0, 20.0]), np.array([-20.0, -20.0])]
+    )
+    assert not found.decided
+
+
+def test_one_tilt_is_not_parted():
+    assert part_leans(np.zeros((1, 2)), np.eye(2), [np.ones(2)]) is None
+
+
+def test_a_reference_makes_the_grain_known():
+    lean = full_lean()
+    found = part_leans(
+        np.array([[1.0 - 0.5 * lean, 2.0 - 0.5 * lean], [1.0, 2.0]]), SMALL, [np.array([9.0, 9.0]), None]
+    )
+    np.testing.assert_allclose(found.grain, (1.0, 2.0), atol=1e-6)
+    assert found.along == (1, 0)
+    assert found.decided
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_weights_through_nodes_reproduce_polynomials_and_their_slopes(side):
+    weights = np.empty(side)
+    nodes = np.arange(side) - side // 2
+    coefficients = np.random.default_rng(0).normal(size=side)
+    for s in (-0.7, 0.0, 0.31, 1.4):
+        _through_nodes(s, False, weights)
+        assert weights @ np.polyval(coefficients, nodes) == pytest.approx(
+            np.polyval(coefficients, s), abs=1e-10
+        )
+        _through_nodes(s, True, weights)
+        slope = np.polyval(np.polyder(coefficients), s)
+        assert weights @ np.polyval(coefficients, nodes) == pytest.approx(slope, abs=1e-10)
+
+
+def test_what_if_is_read():
+    assert parse_what_if("tilt 4,-2") == WhatIf(tilt=(4.0, -2.0))
+    assert parse_what_if("tilt 0,0 coma 1e2,-.5; thickness 150") == WhatIf(
+        (0.0, 0.0), 150.0, None, (100.0, -0.5)
+    )
+    assert str(parse_what_if("thickness 150 tilt 1,2")) == "tilt 1,2 thickness 150"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tilt 4", "tilt", "height 3", "tilt 4,-2,1", "thickness 1,2", "tilt a,b", "tilt nan,1"]
+)
+def test_what_if_that_makes_no_sense_is_refused(text):
+    with pytest.raises(tiltsim.SettingsError, match="--what-if"):
+        parse_what_if(text)
+
+
+def test_what_if_of_the_same_tilt_is_the_same_map_and_of_another_moves_it(two_variants):
+    _, found = two_variants
+    grain = found.regions[0].turn() @ found.leans.grain
+    good = (found.cells.flag.values == 0) & np.isfinite(found.cells.d_corrected.values).all(axis=1)
+    same = what_if(found, WhatIf(tilt=(float(grain[0]), float(grain[1]))))
+    moved = same.d_what_if.values[good].mean(axis=0) - found.cells.d.values[good].mean(axis=0)
+    np.testing.assert_allclose(moved, 0.0, atol=0.6)
+    other = what_if(found, WhatIf(tilt=(float(grain[0]) + 4.0, float(grain[1]))))
+    assert (
+        np.abs(other.d_what_if.values[good].mean(axis=0) - same.d_what_if.values[good].mean(axis=0)).max()
+        > 1.0
+    )
+    with pytest.raises(tiltsim.SettingsError, match="beyond the library's 12 mrad"):
+        what_if(found, WhatIf(tilt=(40.0, 0.0)))
+    with pytest.raises(tiltsim.SettingsError, match="thickness 900"):
+        what_if(found, WhatIf(thickness=900.0))
+
+
+def test_strained_cells_keep_their_columns(lens_library):
+    state = {"tilt": (2.0, -1.0), "thickness": 60.0, "d": (12.0, -8.0), "aberrations": np.array(LENS)}
+    plain, _ = library_periods(lens_library, **state, samples=64)
+    edge = lens_library.edges["BiFeO3"]
+    wide, _ = library_periods(lens_library, **state, samples=64, edges=(1.1 * edge, edge))
+    # Around A: the same at the same distance in Å.
+    x = np.arange(-10, 11)
+    np.testing.assert_allclose(
+        np.interp(1.1 * x, np.arange(-32, 32), np.roll(wide, 32, 1)[0] * 0 + np.roll(plain, 32, 1)[0]),
+        np.roll(wide, 32, 1)[0][x + 32], rtol=0.02,
+    )  # fmt: skip
+
+
+def test_slopes_by_aberrations_are_derivatives(lens_library):
+    state = {"tilt": (2.0, -1.0), "thickness": 60.0, "d": (12.0, -8.0)}
+    lens = np.array(LENS)
+    _, slopes = library_periods(lens_library, **state, aberrations=lens)
+    for n, name in enumerate(COMPONENTS):
+        step = np.zeros(5)
+        step[n] = 0.5 if n < 3 else 10.0
+        up, down = (library_periods(lens_library, **state, aberrations=lens + s * step)[0] for s in (1, -1))
+        np.testing.assert_allclose(
+            slopes[name], (up - down) / (2 * step[n]), atol=2e-3 * np.abs(slopes[name]).max()
+        )
+
+
+def test_the_substrate_is_found_and_a_film_without_one_has_none(lens_library, two_variants):
+    field = film(lens_library, substrate=0.35)
+    measured = analysis.measure(field.image)
+    found = find_reference(measured.unit_cells)
+    y = measured.unit_cells.y.values
+    assert found.sum() > 50
+    assert y[found].min() > np.median(y)
+    assert not find_reference(two_variants[1].measurement.unit_cells).any()
+    box = (0.0, float(y[found].min()), 1e3, 1e3)
+    assert in_box(measured.unit_cells, box).sum() >= found.sum()
+    with pytest.raises(tiltsim.SettingsError, match="holds no cell"):
+        in_box(measured.unit_cells, (1e4, 1e4, 2e4, 2e4))
+
+
+def test_the_substrate_tells_the_film_its_tilt(lens_library):
+    field = film(lens_library, size=480, substrate=0.35)
+    found = tiltsim.explain(field.image, lens_library)
+    assert [r.name for r in found.regions].count("reference") == 1
+    reference = found.regions[-1]
+    tilt, _ = truth_of(field, found, reference)
+    by_name = {e.name: e for e in found.estimates}
+    null = by_name["null reference"]
+    assert null.speaks
+    np.testing.assert_allclose(null.tilt[0], tilt, atol=2.0)
+
+
+def test_aberrations_that_are_left_out_show_in_what_is_left_over(two_variants, lens_library):
+    from tiltsim.explanation.fitting import Posterior
+    from tiltsim.explanation.model import PRIORS, Model
+
+    _, found = two_variants
+    model = Model(lens_library, found.regions)
+    none = {name: (0.0, 1e-3) for name in COMPONENTS}
+    blind = Posterior(model, found.regions, PRIORS | none).solutions()[0]
+    # χ² of 2048 bins scatters by 64.
+    assert blind.chi2 > found.inversion.solution.chi2 + 250
+
+
+def test_command_writes_a_page_and_its_numbers(lens_library, tmp_path, tiltsim_command):
+    library = analysis.write_dataset(lens_library.dataset, tmp_path / "library.nc")
+    tifffile.imwrite(tmp_path / "film.tif", film(lens_library, size=260).image.values.astype(np.float32))
+    code, printed = tiltsim_command(
+        "explain", tmp_path / "film.tif", "--library", library, "--pixel-size", 0.2, "--out", tmp_path / "out",
+        "--what-if", "tilt 0,0",
+    )  # fmt: skip
+    assert code == 0, printed
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["identified"]
+    page = (tmp_path / "out" / "explain.html").read_text()
+    assert "Is it the crystal or the tilt" in page
+    assert page.count("data:image/png;base64,") == 4
+    for name in ("explanation.nc", "attribution.nc", "unit_cells.csv", "answer.svg", "what_if.png"):
+        assert (tmp_path / "out" / name).is_file(), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--library", "missing.nc"), "no such file"),
+        (("--reference", "1,2,3"), "--reference"),
+        (("--what-if", "tilt 4"), "--what-if"),
+        (("--radius", "-1"), "--radius"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(arguments, said, tmp_path, tiltsim_command):
+    given = arguments if "--library" in arguments else (*arguments, "--library", tmp_path / "l.nc")
+    code, printed = tiltsim_command("explain", tmp_path / "film.tif", *given, "--out", tmp_path / "out")
+    assert code == 2
+    assert said in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_library_of_another_kind_is_refused(library_file, tmp_path, tiltsim_command):
+    tifffile.imwrite(tmp_path / "film.tif", np.random.default_rng(0).random((80, 80)).astype(np.float32))
+    code, printed = tiltsim_command(
+        "explain",
+        tmp_path / "film.tif",
+        "--pixel-size",
+        0.2,
+        "--library",
+        library_file,
+        "--out",
+        tmp_path / "out",
+    )
+    assert code == 2
+    assert "--lens" in printed
+
+
+def test_noise_without_a_lattice_is_refused(lens_library):
+    found = film(lens_library, size=200)
+    noise = found.image.copy(
+        data=np.random.default_rng(0).poisson(20.0, found.image.shape).astype(np.float32)
+    )
+    with pytest.raises(analysis.ImageError):
+        tiltsim.explain(noise, lens_library)
+
+
+def test_verdict_needs_no_single_threshold_to_be_told_why(two_variants):
+    from tiltsim.explanation.verdict import judge
+
+    _, found = two_variants
+    worse = replace(found.inversion, chi2=5.0)
+    verdict = judge(worse, found.estimates)
+    assert not verdict.identified
+    assert any("χ² 5.0" in o for o in verdict.objections)
+    assert any("library build --lens" in a for a in verdict.advice)
