@@ -74,7 +74,7 @@ def _one(
     level = image.mean()
     region = Region(
         "variant 1", "BiFeO3", counts / level, np.ones_like(counts), np.zeros((2, BINS, BINS)),
-        np.maximum(image, 1e-6) / electrons / blocks / level**2, np.eye(2) * edge, cells, np.arange(cells), d, np.eye(2),
+        np.maximum(image, 1e-6) / electrons / blocks / level**2, np.eye(2) * edge, cells, np.arange(cells), np.zeros((blocks, 2)), d, np.eye(2),
     )  # fmt: skip
     model = Model(library, [region])
     priors = dict(PRIORS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,19 +81,20 @@ class Forward:
         along = np.linalg.solve(self.inversion.regions[variant].turn(), tilt)
         return self.bias(variant, tilt_x=float(along[0]), tilt_y=float(along[1]), **changes)
 
-    def slopes(self, variant: int) -> tuple[list[str], Floats]:
+    def slopes(self, variant: int, names: Sequence[str] = tuple(_STEPS)) -> tuple[list[str], Floats]:
         """Unknowns, along the lattice's axes, and the derivatives (2, unknown) of the bias by them."""
         layout, theta = self.inversion.model.layout, self.inversion.solution.theta
         low, high = self.inversion.model.limits
         columns = []
-        for name, step in _STEPS.items():
+        for name in names:
+            step = _STEPS[name]
             place = layout.place(name, -1 if (name, -1) in layout.names else variant)
             ends = [float(np.clip(theta[place] + s, low[place], high[place])) for s in (step, -step)]
             columns.append(
                 (self.bias(variant, **{name: ends[0]}) - self.bias(variant, **{name: ends[1]}))
                 / (ends[0] - ends[1])
             )
-        return list(_STEPS), np.stack(columns, axis=1)
+        return list(names), np.stack(columns, axis=1)
 
 
 def attribute(

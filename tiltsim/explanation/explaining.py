@@ -15,6 +15,8 @@ import dcnn
 from analysis import Measurement
 from analysis.errors import ImageError
 from tiltsim.errors import SettingsError
+from tiltsim.explanation.attribution import Forward
+from tiltsim.explanation.bending import Bending, find_bending
 from tiltsim.explanation.estimators import (
     Estimate,
     from_inversion,
@@ -52,6 +54,8 @@ class Explanation:
     regions : list of Region
     inversion : Inversion
     leans : Leans or None
+    bending : Bending or None
+        A gradient of tilt; counted in the correction where ``bending.found``.
     estimates : list of Estimate
     verdict : Verdict
     summary : Dataset
@@ -64,6 +68,7 @@ class Explanation:
     regions: list[Region]
     inversion: Inversion
     leans: Leans | None
+    bending: Bending | None
     estimates: list[Estimate]
     verdict: Verdict
     summary: xr.Dataset
@@ -151,10 +156,11 @@ def explain(
     tell(STAGES[5])
     verdict = judge(inversion, estimates)
     leans = _leans(inversion)
-    corrected = _corrected(cells, labels, null, inversion, verdict)
-    summary = summarized(inversion, estimates, verdict, leans, library)
+    bending = find_bending(inversion)
+    corrected = _corrected(cells, labels, null, inversion, verdict, bending, pixel)
+    summary = summarized(inversion, estimates, verdict, leans, bending, library)
     return Explanation(
-        measurement, corrected, domains, regions, inversion, leans, estimates, verdict, summary
+        measurement, corrected, domains, regions, inversion, leans, bending, estimates, verdict, summary
     )
 
 
@@ -184,6 +190,8 @@ def _corrected(
     null: NDArray[np.bool_],
     inversion: Inversion,
     verdict: Verdict,
+    bending: Bending | None,
+    pixel: float,
 ) -> xr.Dataset:
     """The table with domains, and with corrected d where that may be given."""
     result = cells.assign(
@@ -196,6 +204,13 @@ def _corrected(
     for number, region in enumerate(inversion.regions):
         bias[region.rows] = inversion.bias[number]
         covariance[region.rows] = inversion.bias_cov[2 * number : 2 * number + 2, 2 * number : 2 * number + 2]
+    if bending is not None and bending.found:
+        forward = Forward(inversion, pixel)
+        xy = np.stack([cells["x"].values, cells["y"].values], -1)
+        for number in range(forward.variants):
+            region = inversion.regions[number]
+            slope = forward.slopes(number, ("tilt_x", "tilt_y"))[1] @ region.turn().T
+            bias[region.rows] += bending.tilt(number, xy[region.rows]) @ slope.T
     pm = {"units": "pm", "convention": cells["d"].attrs.get("convention", "")}
     square = ("cell", "component", "component_2")
     return result.assign(
@@ -212,6 +227,7 @@ def summarized(
     estimates: list[Estimate],
     verdict: Verdict,
     leans: Leans | None,
+    bending: Bending | None,
     library: Library,
 ) -> xr.Dataset:
     """Every number of an explanation.
@@ -271,6 +287,12 @@ def summarized(
         },
         attrs=attrs,
     )  # fmt: skip
+    if bending is not None:
+        per = {"units": "mrad per 100 Angstrom", "long_name": "change of tilt (component) along x and y"}
+        result["bending"] = (("component", "component_2"), 100.0 * bending.gradient, per)
+        errors = 100.0 * np.sqrt(np.diag(bending.gradient_cov)).reshape(2, 2)
+        result["bending_std"] = (("component", "component_2"), errors, {"units": "mrad per 100 Angstrom"})
+        result.attrs |= {"bending_found": int(bending.found), "bending_gain_chi2": bending.gain}
     if leans is not None:
         result["grain_tilt"] = ("component", regions[0].turn() @ leans.grain, mrad)
         result["grain_tilt_std"] = ("component", leans.grain_std, mrad)

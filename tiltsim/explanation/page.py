@@ -63,6 +63,11 @@ def answer_in_words(found: Explanation) -> list[str]:
                 f"much of it is the grain's tilt and how much the variant's own lean cannot be told. The film is {thick / 10:.1f} ± "
                 f"{error_of / 10:.1f} nm thick."
             )
+    if verdict.identified and found.bending is not None and found.bending.found:
+        change = 100.0 * np.abs(found.bending.gradient).max()
+        lines.append(
+            f"The film is bent: tilt changes by up to {change:.1f} mrad over 10 nm, which the corrected map takes into account."
+        )
     lines.append(verdict.weakest[0].upper() + verdict.weakest[1:] + ".")
     return lines
 

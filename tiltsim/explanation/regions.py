@@ -57,6 +57,8 @@ class Region:
         That are averaged.
     rows : ndarray of int
         Rows of all cells of this domain in the table, walls included.
+    places : ndarray, shape (block, 2)
+        Middle (x, y) of every block, Å.
     apparent, apparent_cov : ndarray, shapes (2,), (2, 2)
         Mean of the fitted d of the cells that are averaged, pm, along the image's axes, and its covariance from blocks.
     """
@@ -70,6 +72,7 @@ class Region:
     frame: Floats
     cells: int
     rows: Indices
+    places: Floats
     apparent: Floats
     apparent_cov: Floats
 
@@ -265,10 +268,12 @@ def _region(
     d = measurement.unit_cells["d"].values[averaged]
     blocks_d = np.stack([np.bincount(keys.ravel(), d[:, n], blocks) for n in (0, 1)], -1)
     size_of = np.bincount(keys.ravel(), minlength=blocks)
+    b = np.stack([measurement.unit_cells[n].values[averaged] for n in ("x", "y")], -1)
+    places = np.stack([np.bincount(keys.ravel(), b[:, n], blocks) for n in (0, 1)], -1) / size_of[:, None]
     left_d = blocks_d - size_of[:, None] * d.mean(axis=0)
     return Region(
         name, material, gathered(values, True), gathered(None, True), offset, variance,
-        frame, count, rows, d.mean(axis=0),
+        frame, count, rows, places, d.mean(axis=0),
         left_d.T @ left_d / count**2 * blocks / max(blocks - 1, 1),
     )  # fmt: skip
 

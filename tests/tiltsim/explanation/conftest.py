@@ -67,7 +67,16 @@ LENS = (15.0, 8.0, -10.0, 350.0, -400.0)
 
 
 def film(
-    library, seed=0, *, size=400, dose=4e4, lens=LENS, substrate=0.0, variants=("[111]",), pattern="wall"
+    library,
+    seed=0,
+    *,
+    size=400,
+    dose=4e4,
+    lens=LENS,
+    substrate=0.0,
+    variants=("[111]",),
+    pattern="wall",
+    **changes,
 ):
     """A painted film; its field has the truth."""
     domains = DomainRequest(
@@ -79,7 +88,7 @@ def film(
     )
     specimen = SpecimenRequest(
         phase="R3c", domains=domains, tilt=TILT, azimuth=AZIMUTH, thickness=THICKNESS, lean="variant", lean_scale=LEAN,
-        substrate=substrate, rotation=1.0,
+        substrate=substrate, rotation=1.0, **changes,
     )  # fmt: skip
     faults = Faults(probe=replace(as_faults(lens), source_fwhm=0.85), detection=Detection(dose_per_A2=dose))
     recipe = Recipe(size=(size, size), pixel=0.2, specimens=(specimen,), faults=faults)

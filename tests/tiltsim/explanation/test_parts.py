@@ -236,3 +236,28 @@ def test_verdict_needs_no_single_threshold_to_be_told_why(two_variants):
     assert not verdict.identified
     assert any("χ² 5.0" in o for o in verdict.objections)
     assert any("library build --lens" in a for a in verdict.advice)
+
+
+def test_bending_is_read_where_it_is_and_not_where_it_is_not(two_variants, lens_library):
+    from scipy.spatial import cKDTree
+
+    assert not two_variants[1].bending.found
+    field = film(lens_library, size=560, dose=1e5, bending=4.0, bending_direction=30.0)
+    found = tiltsim.explain(field.image, lens_library)
+    assert found.bending.found
+    direction = np.array([np.cos(np.radians(31.0)), np.sin(np.radians(31.0))])  # the lattice is turned by 1°
+    np.testing.assert_allclose(100.0 * found.bending.gradient, 4.0 * np.outer(direction, direction), atol=1.0)
+    # The corrected map of each variant is flat, the apparent one is not.
+    cells = found.cells.isel(cell=found.regions[0].rows)
+    b = field.truth["b_image"].values.reshape(-1, 2)
+    d = field.truth["d"].values.reshape(-1, 2)[cKDTree(b).query(np.column_stack([cells.x, cells.y]))[1]]
+    along = (np.column_stack([cells.x, cells.y]) - found.bending.middles[0]) @ direction
+
+    # Cells in the wall belong to neither side.
+    away = np.abs(cells.d_corrected.values - d).max(axis=1) < 10.0
+
+    def slope(values):
+        good = np.isfinite(values).all(axis=1) & (cells.flag.values == 0) & away
+        return np.linalg.norm([np.polyfit(along[good], (values - d)[good, n], 1)[0] for n in (0, 1)])
+
+    assert slope(cells.d_corrected.values) < 0.65 * slope(cells.d.values)
