@@ -24,7 +24,7 @@ import torch
 from abtem.transfer import polar_aliases
 from torch import Tensor
 
-from tiltsim.lens import LensBox, named
+from tiltsim.lens import COMPONENTS, LensBox, named
 from tiltsim.settings import Detector, Microscope
 
 #: Keeps square roots differentiable at zero, 1/Å².
@@ -195,7 +195,8 @@ class Lens:
     """
 
     def __init__(self, box: LensBox, microscope: Microscope, indices: Tensor, half: tuple[int, int]) -> None:
-        self._lenses = [named(lens) for lens in box.design()]
+        self._design = torch.as_tensor(box.design(), device=indices.device)
+        self._units = [named(unit) for unit in np.eye(len(COMPONENTS))]
         rows = np.concatenate([box.projector(), box.residuals()])
         self._projector = torch.as_tensor(rows, dtype=torch.float32, device=indices.device)
         self._wavelength, self._indices, self._half = microscope.wavelength, indices, half
@@ -219,7 +220,9 @@ class Lens:
         # The coefficients of −Q are conjugate: pairs up to Q = 0 are enough.
         order = torch.argsort(place, stable=True)[: int((place <= size // 2).sum())]
         g, h = order // n, order % n
-        phases = torch.stack([aberration_phase(relative, lens, self._wavelength) for lens in self._lenses])
+        # A phase is linear in the components: few small operations, which threads would queue for.
+        units = torch.stack([aberration_phase(relative, unit, self._wavelength) for unit in self._units])
+        phases = self._design @ units
         turns = torch.polar(torch.ones_like(phases), -phases).to(torch.complex64)
         # Real and imaginary parts, since the projector is real; the first lens is without aberrations.
         pairs = torch.view_as_real(turns[:, g] * turns[:, h].conj() - 1.0).flatten(1)
