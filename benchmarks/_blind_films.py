@@ -6,6 +6,7 @@ is read through its own aperture, lens and exit plane.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -221,8 +222,16 @@ def _read(structure: str, unit: Unit, points: Sequence[_Point], pairs: int) -> n
     return readout.period_image(total).numpy()
 
 
+def _digest(points: Sequence[_Point]) -> str:
+    """Of what is read: images of other films are not taken for these."""
+    return hashlib.sha256(repr(points).encode()).hexdigest()[:12]
+
+
 def simulate_films(films: Sequence[Film], work: Path, pairs: int = 6) -> list[list[np.ndarray]]:
-    """Period images (y, x) of each variant of each film, in their own orientation, an A column at the origin."""
+    """Period images (pair, y, x) of each variant of each film, in their own orientation, an A column at the origin.
+
+    What is painted is the mean over pairs; how they differ tells how far the film itself is from a crystal of endless phonons.
+    """
     work.mkdir(parents=True, exist_ok=True)
     listed = [(n, *p) for n, film in enumerate(films) for p in _points(film)]
     result: list[list[np.ndarray]] = [[] for _ in films]
@@ -230,9 +239,9 @@ def simulate_films(films: Sequence[Film], work: Path, pairs: int = 6) -> list[li
     for structure in sorted({s for _, s, _ in listed}):
         mine = [(k, point) for k, (_, s, point) in enumerate(listed) if s == structure]
         points = [p for _, p in mine]
-        total: np.ndarray | float = 0.0
+        every = []
         for pair in range(pairs):
-            file = work / f"{structure}-{pair}-{len(points)}.npy"
+            file = work / f"{structure}-{pair}-{_digest(points)}.npy"
             if not file.is_file():
                 units = [Unit(pair, sign, part) for sign in (1, -1) for part in range(16)]
                 with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -241,14 +250,14 @@ def simulate_films(films: Sequence[Film], work: Path, pairs: int = 6) -> list[li
                     )
                     np.save(file, sum(parts) / 2)
                 print(f"{structure}: pair {pair + 1} of {pairs}", flush=True)
-            total = total + np.load(file)
-        for (k, _), image in zip(mine, total / pairs, strict=True):
+            every.append(np.load(file))
+        for (k, _), image in zip(mine, np.stack(every, axis=1), strict=True):
             found[k] = image
     for k, (n, structure, _) in enumerate(listed):
         image = found[k]
         if structure != "null":
             sx, sy, _ = films[n].variants[len(result[n])]
-            image = turned(image[None, None], np.diag([sx, sy]))[0, 0]
+            image = np.stack([turned(one[None, None], np.diag([sx, sy]))[0, 0] for one in image])
         result[n].append(image)
     return result
 
@@ -272,6 +281,7 @@ def render(film: Film, images: Sequence[np.ndarray], seed: int = 0) -> tuple[xr.
     picture = np.zeros(shape)
     for n, (part, image) in enumerate(zip(share, images, strict=True)):
         own = EDGES["SrTiO3"] if n == len(film.variants) else edge
+        image = image.mean(axis=0)
         fine = resample(image.astype(np.float32), 12 * image.shape[0] + 1, 12 * image.shape[1] + 1)
         fine = _blurred(fine, film.source / own)
         if own == edge:

@@ -106,11 +106,10 @@ def explain_into(
         progress=lambda stage: bars.advance(STAGES.index(stage)),
     )  # fmt: skip
     bars.advance(len(STAGES))
-    pixel = float(abs(found.measurement.image.x[1] - found.measurement.image.x[0]))
     parts = None
     if found.verdict.identified:
         bars.stage("part what the map shows", 1)
-        parts = attribute(found.cells, found.inversion, found.leans, pixel, bars.advance)
+        parts = attribute(found, bars.advance)
     imagined = None
     if options.what_if and found.verdict.identified:
         imagined = what_if(found, parse_what_if(options.what_if))
@@ -159,7 +158,7 @@ def _summary(found: Explanation, path: Path, library: Library, seconds: float) -
             for n, region in enumerate(inversion.regions)
         ],
         "thickness_angstrom": [thickness, error],
-        "reduced_chi2": inversion.chi2,
+        "reduced_chi2": inversion.misfit.reduced,
         "library": library.digest,
         "seconds": seconds,
     }  # fmt: skip

@@ -104,7 +104,6 @@ def from_reference(regions: Sequence[Region], library: Library, pixel: float) ->
     for region in variants:
         tilt = region.turn() @ lattice @ null.tilt[0]
         along = np.asarray(np.linalg.solve(region.turn(), tilt), dtype=float)
-        library.edges[region.material]
 
         def shown(d: Floats, beam: Floats, region: Region = region) -> Floats:
             period = _period(null, region, beam, np.asarray(np.linalg.solve(region.stretch(), d)))

@@ -15,7 +15,6 @@ import dcnn
 from analysis import Measurement
 from analysis.errors import ImageError
 from tiltsim.errors import SettingsError
-from tiltsim.explanation.attribution import Forward
 from tiltsim.explanation.bending import Bending, find_bending
 from tiltsim.explanation.estimators import (
     Estimate,
@@ -24,9 +23,13 @@ from tiltsim.explanation.estimators import (
     from_reference,
     from_symmetry,
 )
+from tiltsim.explanation.forward import Forward
 from tiltsim.explanation.inversion import Inversion, invert
 from tiltsim.explanation.leans import Leans, part_leans
-from tiltsim.explanation.model import SHARED
+from tiltsim.explanation.model import OWN, SHARED
+from tiltsim.explanation.profiles import OWN as PROFILED_OWN
+from tiltsim.explanation.profiles import SHARED as PROFILED_SHARED
+from tiltsim.explanation.profiles import Profile, find_profiles
 from tiltsim.explanation.reference import find_reference, in_box
 from tiltsim.explanation.regions import Region, gather
 from tiltsim.explanation.verdict import Verdict, judge
@@ -35,7 +38,9 @@ from tiltsim.library import Library
 Floats = NDArray[np.float64]
 
 #: What happens, in order, as progress is told.
-STAGES = ("fit columns", "find domains", "average cells", "invert the image", "ask other estimators", "judge")
+STAGES = (
+    "fit columns", "find domains", "average cells", "invert the image", "profile the likelihood", "ask other estimators", "judge",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,8 @@ class Explanation:
         From ``analysis.find_domains`` of the cells that are no reference.
     regions : list of Region
     inversion : Inversion
+    profiles : list of Profile
+        Profile likelihoods of thickness, and of tilt and d of the largest variant.
     leans : Leans or None
     bending : Bending or None
         A gradient of tilt; counted in the correction where ``bending.found``.
@@ -67,6 +74,7 @@ class Explanation:
     domains: xr.Dataset
     regions: list[Region]
     inversion: Inversion
+    profiles: list[Profile]
     leans: Leans | None
     bending: Bending | None
     estimates: list[Estimate]
@@ -145,6 +153,9 @@ def explain(
     tell(STAGES[3])
     inversion = invert(regions, library)
     tell(STAGES[4])
+    wanted = [(name, -1) for name in PROFILED_SHARED] + [(name, 0) for name in PROFILED_OWN]
+    profiles = find_profiles(inversion.posterior, inversion.solution, inversion.covariance, wanted)
+    tell(STAGES[5])
     pixel = float(abs(measurement.image.x[1] - measurement.image.x[0]))
     estimates = [
         from_inversion(inversion),
@@ -153,14 +164,24 @@ def explain(
     ]
     if network is not None:
         estimates.append(from_network(network, measurement.image, cells, regions, device))
-    tell(STAGES[5])
-    verdict = judge(inversion, estimates)
+    tell(STAGES[6])
+    verdict = judge(inversion, estimates, profiles)
     leans = _leans(inversion)
     bending = find_bending(inversion)
     corrected = _corrected(cells, labels, null, inversion, verdict, bending, pixel)
-    summary = summarized(inversion, estimates, verdict, leans, bending, library)
+    summary = summarized(inversion, profiles, estimates, verdict, leans, bending, library)
     return Explanation(
-        measurement, corrected, domains, regions, inversion, leans, bending, estimates, verdict, summary
+        measurement,
+        corrected,
+        domains,
+        regions,
+        inversion,
+        profiles,
+        leans,
+        bending,
+        estimates,
+        verdict,
+        summary,
     )
 
 
@@ -224,6 +245,7 @@ def _corrected(
 
 def summarized(
     inversion: Inversion,
+    profiles: list[Profile],
     estimates: list[Estimate],
     verdict: Verdict,
     leans: Leans | None,
@@ -238,7 +260,8 @@ def summarized(
         dims region, component, estimator, unknown: ``apparent``, ``d``, ``tilt`` and their errors of each region from the inversion;
         ``estimate_bias``, ``estimate_tilt`` (estimator, variant, component) with their covariances; ``shared``,
         ``shared_std`` of the unknowns that all regions share; ``posterior``, ``posterior_cov`` of all unknowns along the
-        lattice's axes; ``bias_cov``, ``tilt_cov`` of all regions together; attributes with the verdict.
+        lattice's axes; ``profile_value`` and ``profile_rise`` (profiled, place) with ``profile_interval`` (profiled, end), see
+        :class:`~tiltsim.explanation.profiles.Profile`; ``bias_cov``, ``tilt_cov`` of all regions together; attributes with the verdict.
     """
     regions = inversion.regions
     count = len(regions)
@@ -251,7 +274,7 @@ def summarized(
     attrs: dict[str, object] = {
         "identified": int(verdict.identified), "objections": "; ".join(verdict.objections),
         "remarks": "; ".join(verdict.remarks), "advice": "; ".join(verdict.advice), "weakest": verdict.weakest,
-        "reduced_chi2": inversion.chi2, "rivals": len(inversion.rivals), "library": library.digest,
+        "reduced_chi2": inversion.misfit.reduced, "chi2_freedom": inversion.misfit.freedom, "rivals": len(inversion.rivals), "library": library.digest,
         "estimators": "; ".join(f"{e.name}: assumes that {e.assumes}{'; silent: ' + e.silent if e.silent else ''}" for e in estimates),
         "convention": "d = mean of surrounding A columns - B column; x right, y down; tilt: direction of the beam inside the crystal",
         "tiltsim_version": version("tiltsim"),
@@ -270,6 +293,14 @@ def summarized(
             "shared_std": ("shared_unknown", [e for _, e in values]),
             "posterior": ("unknown", inversion.solution.theta),
             "posterior_cov": (("unknown", "unknown_2"), inversion.covariance),
+            "profile_value": (("profiled", "place"), np.stack([p.values for p in profiles])),
+            "profile_rise": (
+                ("profiled", "place"), np.stack([p.rise for p in profiles]),
+                {"units": "1", "long_name": "-2 log posterior, scaled to the standard error, less its least"},
+            ),
+            "profile_interval": (
+                ("profiled", "end"), np.array([p.interval for p in profiles]), {"long_name": "holds 90 %"},
+            ),
             "estimate_bias": (("estimator", "variant", "component"), np.stack([e.bias for e in estimates]), pm),
             "estimate_bias_cov": (
                 ("estimator", "variant", "component", "component_2"), np.stack([e.bias_cov for e in estimates]), pm2,
@@ -284,6 +315,8 @@ def summarized(
             "region": [r.name for r in regions], "component": ["x", "y"], "unknown": names,
             "shared_unknown": list(SHARED), "shared_unit": ("shared_unknown", list(SHARED.values())),
             "estimator": [e.name for e in estimates],
+            "profiled": [p.name if p.region < 0 else f"{p.name} of {regions[p.region].name}" for p in profiles],
+            "profile_unit": ("profiled", [(SHARED | OWN)[p.name] for p in profiles]), "end": ["low", "high"],
         },
         attrs=attrs,
     )  # fmt: skip

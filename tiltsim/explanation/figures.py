@@ -18,6 +18,7 @@ from analysis.tiling import usable_cells
 from tiltsim.explanation.attribution import CAUSES
 from tiltsim.explanation.explaining import Explanation
 from tiltsim.explanation.model import PRIORS
+from tiltsim.explanation.profiles import Profile
 
 Floats = NDArray[np.float64]
 
@@ -28,7 +29,7 @@ _NINETY = 2.146
 _CAUSE = dict(
     zip(
         (*CAUSES, "tilt of the columns"),
-        ("#222222", "#999999", "#CC79A7", "#0072B2", "#56B4E9", "#0072B2"),
+        ("#222222", "#999999", "#CC79A7", "#0072B2", "#56B4E9", "#E69F00", "#0072B2"),
         strict=True,
     )
 )
@@ -36,6 +37,11 @@ _CAUSE = dict(
 _SAID = {
     "thickness": ("thickness", "nm", 0.1), "defocus": ("defocus", "nm", 0.1), "C12_x": ("C12, 0°", "nm", 0.1),
     "C12_y": ("C12, 45°", "nm", 0.1), "C21_x": ("C21, x", "nm", 0.1), "C21_y": ("C21, y", "nm", 0.1),
+}  # fmt: skip
+
+_PROFILED = {
+    "thickness": ("thickness", "nm", 0.1), "tilt_x": ("tilt x", "mrad", 1.0), "tilt_y": ("tilt y", "mrad", 1.0),
+    "d_x": ("d x", "pm", 1.0), "d_y": ("d y", "pm", 1.0),
 }  # fmt: skip
 
 
@@ -164,7 +170,6 @@ def plot_evidence(found: Explanation) -> Figure:
         mean = np.roll(region.mean, (8, 8), (0, 1))
         model = np.roll(image, (8, 8), (0, 1))
         left = np.roll((region.mean - image) * np.sqrt(region.weight), (8, 8), (0, 1))
-        found.inversion.model.library.edges[region.material]
         for ax, picture, text in zip(
             axes[row],
             (mean, model, left),
@@ -183,14 +188,27 @@ def plot_evidence(found: Explanation) -> Figure:
                 bar.set_label("standard deviations", fontsize=SMALL)
                 bar.ax.tick_params(labelsize=SMALL)
         axes[row, 0].set_ylabel("Å", fontsize=SMALL)
-    figure.suptitle(f"averaged cells, reduced χ² {found.inversion.chi2:.2f}", fontsize=TEXT + 1)
+    figure.suptitle(f"averaged cells, reduced χ² {found.inversion.misfit.reduced:.2f}", fontsize=TEXT + 1)
     return figure
 
 
 def plot_posterior(found: Explanation) -> Figure:
-    """Tilt of every region by every estimator, with 90 % ellipses; thickness and lens with their priors."""
-    figure = Figure(figsize=(10.0, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Tilt of every region by every estimator, with 90 % ellipses; thickness and lens with their priors; profile likelihoods."""
+    figure = Figure(figsize=(10.0, 6.6), layout="constrained")
+    parts = figure.subfigures(2, 1, height_ratios=(2.0, 1.0), squeeze=False)
+    left, right = parts[0, 0].subplots(1, 2)
+    _tilts(left, found)
+    _shared(right, found)
+    count = len(found.profiles)
+    for ax, profile in zip(
+        np.atleast_1d(parts[1, 0].subplots(1, count, sharey=True)), found.profiles, strict=True
+    ):
+        _profile(ax, found, profile)
+    parts[1, 0].axes[0].set_ylabel("−2 log posterior,\nless its least", fontsize=SMALL)
+    return figure
+
+
+def _tilts(ax: Axes, found: Explanation) -> None:
     colours = {
         e.name: c for e, c in zip(found.estimates, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=False)
     }
@@ -198,54 +216,75 @@ def plot_posterior(found: Explanation) -> Figure:
         for v, (tilt, covariance) in enumerate(zip(estimate.tilt, estimate.tilt_cov, strict=True)):
             if not np.isfinite(tilt).all():
                 continue
-            _ellipse(left, tilt, covariance, colours[estimate.name], estimate.name if v == 0 else None)
-            left.annotate(f"{v + 1}", tilt, fontsize=SMALL, xytext=(4, 4), textcoords="offset points")
+            _ellipse(ax, tilt, covariance, colours[estimate.name], estimate.name if v == 0 else None)
+            ax.annotate(f"{v + 1}", tilt, fontsize=SMALL, xytext=(4, 4), textcoords="offset points")
     for number, region in enumerate(found.regions):
         if region.name == "reference":
             block = found.inversion.tilt_cov[2 * number : 2 * number + 2, 2 * number : 2 * number + 2]
-            _ellipse(left, found.inversion.tilt[number], block, "0.4", "reference, joint fit")
+            _ellipse(ax, found.inversion.tilt[number], block, "0.4", "reference, joint fit")
     if found.leans is not None:
         grain = found.regions[0].turn() @ found.leans.grain
-        left.errorbar(
+        ax.errorbar(
             *grain,
             *found.leans.grain_std[::-1],
             fmt="k*",
             markersize=10,
             label=f"grain (lean share {found.leans.share:.2f})",
         )
-    left.axhline(0, color="0.8", zorder=0)
-    left.axvline(0, color="0.8", zorder=0)
-    left.margins(0.15)
-    left.set_aspect("equal", adjustable="datalim")
-    left.invert_yaxis()
-    left.set_xlabel("tilt along x (mrad)", fontsize=TEXT)
-    left.set_ylabel("tilt along y, down (mrad)", fontsize=TEXT)
-    left.set_title("direction of the beam inside each variant, 90 %", fontsize=TEXT + 1)
-    left.legend(fontsize=SMALL)
+    ax.axhline(0, color="0.8", zorder=0)
+    ax.axvline(0, color="0.8", zorder=0)
+    ax.margins(0.15)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.invert_yaxis()
+    ax.set_xlabel("tilt along x (mrad)", fontsize=TEXT)
+    ax.set_ylabel("tilt along y, down (mrad)", fontsize=TEXT)
+    ax.set_title("direction of the beam inside each variant, 90 %", fontsize=TEXT + 1)
+    ax.legend(fontsize=SMALL)
+    ax.tick_params(labelsize=SMALL)
+
+
+def _shared(ax: Axes, found: Explanation) -> None:
     rows = list(_SAID)
     for row, name in enumerate(rows):
         value, error = found.inversion.number(name)
         label, unit, factor = _SAID[name]
         scale = PRIORS[name][1] if name in PRIORS else max(abs(value), 1.0)
         if name in PRIORS:
-            right.plot([-1.645, 1.645], [row, row], color="0.85", linewidth=9, solid_capstyle="butt")
-        right.errorbar(value / scale, row, xerr=1.645 * error / scale, fmt="o", color="#0072B2", capsize=3)
-        right.text(
+            ax.plot([-1.645, 1.645], [row, row], color="0.85", linewidth=9, solid_capstyle="butt")
+        ax.errorbar(value / scale, row, xerr=1.645 * error / scale, fmt="o", color="#0072B2", capsize=3)
+        ax.text(
             2.45,
             row,
             f"{label}: {factor * value:.2f} ± {factor * error:.2f} {unit}",
             fontsize=TEXT,
             va="center",
         )
-    right.set(yticks=[], xlim=(-2.4, 6.2), ylim=(len(rows) - 0.5, -0.5))
-    right.set_xticks([-2, -1, 0, 1, 2])
-    right.set_xlabel(
+    ax.set(yticks=[], xlim=(-2.4, 6.2), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_xticks([-2, -1, 0, 1, 2])
+    ax.set_xlabel(
         "in standard deviations of the prior (grey: its 90 %); thickness in its own", fontsize=SMALL
     )
-    right.set_title("what all domains share, 90 %", fontsize=TEXT + 1)
-    left.tick_params(labelsize=SMALL)
-    right.tick_params(labelsize=SMALL)
-    return figure
+    ax.set_title("what all domains share, 90 %", fontsize=TEXT + 1)
+    ax.tick_params(labelsize=SMALL)
+
+
+def _profile(ax: Axes, found: Explanation, profile: Profile) -> None:
+    """One profile likelihood with the normal distribution that the standard error stands for, and its 90 %."""
+    label, unit, factor = _PROFILED[profile.name]
+    if profile.region >= 0:
+        label += f", {found.regions[profile.region].name}"
+    place = found.inversion.model.layout.place(profile.name, profile.region)
+    best = float(found.inversion.solution.theta[place])
+    fine = np.linspace(profile.values[0], profile.values[-1], 200)
+    ax.plot(factor * fine, ((fine - best) / profile.std) ** 2, color="0.6", linestyle="--", label="normal")
+    ax.plot(factor * profile.values, profile.rise, "o-", color="#0072B2", markersize=3, label="profile")
+    low, high = np.clip(profile.interval, profile.values[0], profile.values[-1])
+    ax.axvspan(factor * low, factor * high, color="#0072B2", alpha=0.12, linewidth=0)
+    ax.set_ylim(0, 10)
+    ax.set_xlabel(f"{label} ({unit})", fontsize=SMALL)
+    ax.tick_params(labelsize=SMALL)
+    if profile is found.profiles[0]:
+        ax.legend(fontsize=SMALL - 1, loc="upper center")
 
 
 def _ellipse(ax: Axes, centre: Floats, covariance: Floats, colour: str, label: str | None) -> None:

@@ -87,8 +87,8 @@ class Posterior:
         self.known = np.array([1.0 / priors[n][1] ** 2 if n in priors else 0.0 for n, _ in names])
         self.low, self.high = model.limits
         self._trust = model.layout.each(TRUST)
-        #: What the library's phonons leave wrong, (region, bin, sample), and what it takes off the weights; none at first.
-        self._errors: list[Floats] = []
+        #: What is wrong with the library's images, a matrix (bin, sample) a region, and what it takes off the weights; none at first.
+        self.errors: list[Floats] = [np.zeros((self.data[0].size, 0)) for _ in self.regions]
         self._taken: list[Floats] = []
 
     def doubt(self, theta: Floats) -> None:
@@ -97,7 +97,7 @@ class Posterior:
         The covariance of a region's bins is D + U Uᵀ, D their variances and U (bin, m) errors; its inverse is
         D⁻¹ − T Tᵀ.
         """
-        self._errors, self._taken = [], []
+        self.errors, self._taken = [], []
         for number in range(len(self.regions)):
             errors = self.model.errors(theta, number)
             u = errors.reshape(len(errors), self.data[0].size).T
@@ -107,7 +107,7 @@ class Posterior:
             weight = self.weight[number].ravel()[:, None]
             inner = np.eye(u.shape[1]) + u.T @ (weight * u)
             root = np.linalg.inv(np.linalg.cholesky(inner)).T if u.shape[1] else inner
-            self._errors.append(u)
+            self.errors.append(u)
             self._taken.append(weight * u @ root)
 
     def _weighted(self, bins: Floats) -> Floats:
@@ -132,8 +132,8 @@ class Posterior:
         score += self.known * (self.mean - theta)
         return chi2, (self.known * (theta - self.mean) ** 2).sum(axis=1), information, score
 
-    def climb(self, theta: Floats, steps: int) -> tuple[Floats, Floats]:
-        """Follow guesses (k, p) uphill; where they end, and −2 log posterior there."""
+    def climb(self, theta: Floats, steps: int, fixed: int | None = None) -> tuple[Floats, Floats]:
+        """Follow guesses (k, p) uphill, the unknown ``fixed`` where it is; where they end, and −2 log posterior there."""
         theta = np.clip(theta, self.low, self.high)
         damping = np.full(len(theta), 1e-3)
         chi2, prior, information, score = self.value(theta)
@@ -144,6 +144,8 @@ class Posterior:
             if not len(at):
                 break
             held = ((theta[at] <= self.low) & (score[at] < 0)) | ((theta[at] >= self.high) & (score[at] > 0))
+            if fixed is not None:
+                held[:, fixed] = True
             curvature = np.where(held[:, :, None] | held[:, None, :], 0.0, information[at])
             diagonal = np.einsum("kpp->kp", curvature)
             diagonal += diagonal * damping[at, None] + held + 1e-12
@@ -269,9 +271,8 @@ class Posterior:
             part = (region.counts - region.pixels * region.mean) / pixels
             moved = part.reshape(len(part), -1) @ gain.T
             total += moved.T @ moved * len(part) / max(len(part) - 1, 1)
-            if self._errors:
-                wrong = gain @ self._errors[number]
-                total += wrong @ wrong.T
+            wrong = gain @ self.errors[number]
+            total += wrong @ wrong.T
         # Priors add what they do not know.
         return total + solution.covariance @ np.diag(self.known) @ solution.covariance
 

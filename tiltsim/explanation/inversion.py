@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiltsim.explanation.fitting import Posterior, Solution
+from tiltsim.explanation.misfit import Misfit, find_misfit
 from tiltsim.explanation.model import Model
 from tiltsim.explanation.regions import Region
 from tiltsim.library import Library
@@ -26,13 +27,14 @@ class Inversion:
     Parameters
     ----------
     regions : list of Region
-    model : Model
+    posterior : Posterior
+        Data, model and priors.
     solution : Solution
         The best; ``rivals`` explain the image nearly as well.
     covariance : ndarray (unknown, unknown)
         Of the solution: noise as blocks of cells show it, and what is wrong with the model.
-    chi2 : float
-        Reduced χ² of the averaged cells.
+    misfit : Misfit
+        What the solution leaves over.
     tilt, d, bias : ndarray (region, 2)
         mrad and pm; ``bias`` is the apparent d less d.
     tilt_cov, bias_cov : ndarray (2 · region, 2 · region)
@@ -40,16 +42,21 @@ class Inversion:
     """
 
     regions: list[Region]
-    model: Model
+    posterior: Posterior
     solution: Solution
     rivals: list[Solution]
     covariance: Floats
-    chi2: float
+    misfit: Misfit
     tilt: Floats
     tilt_cov: Floats
     d: Floats
     bias: Floats
     bias_cov: Floats
+
+    @property
+    def model(self) -> Model:
+        """Of the averaged cells."""
+        return self.posterior.model
 
     def number(self, name: str) -> tuple[float, float]:
         """Value and standard error of an unknown that all regions share."""
@@ -72,13 +79,12 @@ def invert(regions: Sequence[Region], library: Library, **options: object) -> In
     posterior = Posterior(model, regions, **options)  # type: ignore[arg-type]
     found = posterior.solutions()
     best = found[0]
-    freedom = int((posterior.weight > 0).sum()) - len(best.theta)
     covariance = posterior.sandwich(best)
     tilt, d, turn_tilt, turn_d = in_image_axes(model, regions, best.theta)
     apparent = np.stack([r.apparent for r in regions])
     return Inversion(
-        list(regions), model, best, [s for s in found[1:] if s.value - best.value < RIVAL], covariance,
-        best.chi2 / max(freedom, 1), tilt, turn_tilt @ covariance @ turn_tilt.T, d, apparent - d,
+        list(regions), posterior, best, [s for s in found[1:] if s.value - best.value < RIVAL], covariance,
+        find_misfit(posterior, best), tilt, turn_tilt @ covariance @ turn_tilt.T, d, apparent - d,
         turn_d @ covariance @ turn_d.T,
     )  # fmt: skip
 
@@ -92,7 +98,6 @@ def in_image_axes(
     for names, linear in ((("tilt_x", "tilt_y"), "turn"), (("d_x", "d_y"), "stretch")):
         matrix = np.zeros((2 * len(regions), size))
         for number, region in enumerate(regions):
-            model.library.edges[region.material]
             block = region.turn() if linear == "turn" else region.stretch()
             for axis, name in enumerate(names):
                 place = layout.of(name)[number]

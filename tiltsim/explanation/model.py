@@ -196,22 +196,23 @@ class Model:
         return scale * plain + shared("offset")[..., None, None], result
 
     def errors(self, theta: Floats, region: int) -> Floats:
-        """Samples (m, n, n) of what the library's phonons leave wrong with the image of a region, in units of the image's mean."""
+        """Samples (m, n, n) of what is wrong with the library's image of a region, in units of the image's mean."""
         layout = self.layout
-
-        def own(name: str, fallback: float = 0.0) -> float:
-            place = layout.of(name)[region] if name in OWN else layout.place(name)
-            return float(theta[place]) if place >= 0 else fallback
-
-        signs = (1 if own("d_x") >= 0 else -1, 1 if own("d_y") >= 0 else -1)
-        found = self.library.errors(layout.regions[region], own("thickness"), signs)
+        places = [layout.of(name)[region] for name in ("d_x", "d_y")]
+        signs = tuple(1 if p < 0 or theta[p] >= 0 else -1 for p in places)
+        thickness = float(theta[layout.place("thickness")])
+        found = self.library.errors(layout.regions[region], thickness, (signs[0], signs[1]))
         if not len(found):
             return np.zeros((0, BINS, BINS))
-        n = found.shape[-1]
+        return self.soften(found, theta, region)
+
+    def soften(self, periods: Floats, theta: Floats, region: int) -> Floats:
+        """Images (m, n, n) of one period, fraction of the beam, as bins of a region show them: blurred by the source, in units of the image's mean."""
+        n = periods.shape[-1]
         k = np.fft.fftfreq(n, 1.0 / n)
         kx, ky = k[None, :] / self._edges[region, 0], k[:, None] / self._edges[region, 1]
-        xx, yy, xy = (own(f"source_{c}") for c in ("xx", "yy", "xy"))
+        xx, yy, xy = (float(theta[self.layout.place(f"source_{c}")]) for c in ("xx", "yy", "xy"))
         soft = np.exp(-2.0 * np.pi**2 * (xx * kx**2 + yy * ky**2 + 2.0 * xy * kx * ky))
-        spectrum = np.fft.fft2(found) / n**2 * soft
+        spectrum = np.fft.fft2(periods) / n**2 * soft
         waves = np.exp(2j * np.pi * np.arange(BINS)[:, None] / BINS * k)
-        return own("scale") * np.real(waves @ spectrum @ waves.T)
+        return np.asarray(float(theta[self.layout.place("scale")]) * np.real(waves @ spectrum @ waves.T))

@@ -24,7 +24,7 @@ PICTURES = (
     ("answer", "The map, what is added to it, and what is left",
      "Colour is direction and length of d. Bars: the share of each cause in the mean of the map; the line is the map itself."),
     ("distributions", "Distributions before and after", "Cells of the film that are not flagged."),
-    ("posterior", "Tilt, thickness and lens", "Ellipses and bars hold 90 %. Numbers are those of the variants."),
+    ("posterior", "Tilt, thickness and lens", "Ellipses, bars and bands hold 90 %. Numbers are those of the variants. Below: how the best fit worsens as one unknown is moved and all others follow, along the lattice's axes."),
     ("evidence", "The averaged cells and what the model leaves over", "An A column in the upper left of each cell."),
 )  # fmt: skip
 

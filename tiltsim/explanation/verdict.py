@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from tiltsim.explanation.estimators import Estimate
 from tiltsim.explanation.inversion import Inversion, in_image_axes
+from tiltsim.explanation.model import OWN, SHARED
+from tiltsim.explanation.profiles import Profile
 
 Floats = NDArray[np.float64]
 
-#: Largest reduced χ² of averaged cells that the model may leave, and the number of cells below which none is judged.
+#: Largest reduced χ² of the averaged cells' coarse structure that the model may leave.
 WORST_CHI2 = 2.0
 
 #: Largest standard error of the bias, pm, and of tilt, mrad, along either axis; smaller for one variant without a reference, where
@@ -29,6 +31,9 @@ RIVAL_BIAS = 1.5
 #: Estimators contradict each other if a difference like theirs would occur by chance less often than once in a thousand:
 #: χ² of two components. Beyond their own errors, what each takes for granted may be out by this much, pm.
 CONTRADICTION, GRANTED = 13.8, 1.5
+
+#: Largest profiled interval that holds 90 %, as a multiple of the one that the standard error gives.
+LARGEST_STRETCH = 1.6
 
 #: Unknowns whose ends tell that the model does not reach, or that nothing is known.
 _TELLING = (
@@ -86,7 +91,7 @@ class Verdict:
     weakest: str
 
 
-def judge(inversion: Inversion, estimates: Sequence[Estimate]) -> Verdict:
+def judge(inversion: Inversion, estimates: Sequence[Estimate], profiles: Sequence[Profile] = ()) -> Verdict:
     """Decide whether the inversion's answer is given.
 
     Parameters
@@ -94,15 +99,16 @@ def judge(inversion: Inversion, estimates: Sequence[Estimate]) -> Verdict:
     inversion : Inversion
     estimates : sequence of Estimate
         The inversion's first.
+    profiles : sequence of Profile
     """
     variants = [r for r in inversion.regions if r.name != "reference"]
     alone = len(variants) == 1 and len(inversion.regions) == 1
     objections: list[str] = []
     remarks: list[str] = []
-    if inversion.chi2 > WORST_CHI2:
+    if inversion.misfit.reduced > WORST_CHI2:
         objections.append(
             f"the averaged cells differ from every image of the library by more than their noise (reduced χ² "
-            f"{inversion.chi2:.1f}, at most {WORST_CHI2:g}): microscope, crystal or aberrations are not those of the library"
+            f"{inversion.misfit.reduced:.1f}, at most {WORST_CHI2:g}): microscope, crystal or aberrations are not those of the library"
         )
     ended = [name for name in inversion.solution.at_limit if name.split(" of ")[0] in _TELLING]
     if ended:
@@ -132,6 +138,14 @@ def judge(inversion: Inversion, estimates: Sequence[Estimate]) -> Verdict:
                 f"differs by {apart:.1f} pm"
             )
             break
+    for one in profiles:
+        if not one.stretch <= LARGEST_STRETCH:
+            low, high = one.interval
+            whose = "" if one.region < 0 else f" in {inversion.regions[one.region].name}"
+            objections.append(
+                f"{_SAID[one.name]}{whose} is not told as its error says: profiled, 90 % lie between {low:.4g} and {high:.4g} "
+                f"{(SHARED | OWN)[one.name]}"
+            )
     for other in estimates[1:]:
         if not other.speaks:
             continue
@@ -164,7 +178,7 @@ def _advice(inversion: Inversion, needed: bool) -> tuple[str, ...]:
         return ()
     variants = [r for r in inversion.regions if r.name != "reference"]
     found = []
-    if inversion.chi2 > WORST_CHI2:
+    if inversion.misfit.reduced > WORST_CHI2:
         found.append(
             "a library built for this microscope and detector (`tiltsim library build --lens`), and less three-fold "
             "astigmatism and coma"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 import analysis
 from analysis.drawing import CONVENTION, SMALL, TEXT
 from tiltsim.errors import SettingsError
-from tiltsim.explanation.attribution import Forward
 from tiltsim.explanation.explaining import Explanation
+from tiltsim.explanation.forward import Forward
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,83 @@
+"""What tilt, thickness and lens add to d: the model's image under any of them, measured as the micrograph was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiltsim.explanation.apparent import apparent_d, noise_of
+from tiltsim.explanation.inversion import Inversion
+
+Floats = NDArray[np.float64]
+
+#: Steps by which the bias is differentiated.
+_STEPS = {
+    "tilt_x": 2.0,
+    "tilt_y": 2.0,
+    "thickness": 15.0,
+    "defocus": 10.0,
+    "C12_x": 6.0,
+    "C12_y": 6.0,
+    "C21_x": 150.0,
+    "C21_y": 150.0,
+}
+
+#: Cells along each edge of the images that are measured.
+_CELLS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """The bias of every variant under any tilt, thickness and lens: the model's image, measured as the micrograph was.
+
+    Parameters
+    ----------
+    inversion : Inversion
+    pixel : float
+        Å.
+    """
+
+    inversion: Inversion
+    pixel: float
+
+    @property
+    def variants(self) -> int:
+        """Number of them; a reference comes after them."""
+        return sum(r.name != "reference" for r in self.inversion.regions)
+
+    def bias(self, variant: int, **changes: float) -> Floats:
+        """(2,) pm along the image's axes, with unknowns of this variant or of all (lattice axes) replaced."""
+        inversion = self.inversion
+        layout = inversion.model.layout
+        theta = inversion.solution.theta.copy()
+        for name, value in changes.items():
+            theta[layout.place(name, -1 if (name, -1) in layout.names else variant)] = value
+        low, high = inversion.model.limits
+        theta = np.clip(theta, low, high)
+        region = inversion.regions[variant]
+        period = inversion.model.predict(theta[None])[0][0, variant]
+        shown, _ = apparent_d(period, region.frame, self.pixel, noise_of(inversion.regions), cells=_CELLS)
+        return np.asarray(shown - inversion.d[variant])
+
+    def tilted(self, variant: int, tilt: Floats, **changes: float) -> Floats:
+        """As :meth:`bias`, with the beam in the variant's columns along ``tilt``, mrad along the image's axes."""
+        along = np.linalg.solve(self.inversion.regions[variant].turn(), tilt)
+        return self.bias(variant, tilt_x=float(along[0]), tilt_y=float(along[1]), **changes)
+
+    def slopes(self, variant: int, names: Sequence[str] = tuple(_STEPS)) -> tuple[list[str], Floats]:
+        """Unknowns, along the lattice's axes, and the derivatives (2, unknown) of the bias by them."""
+        layout, theta = self.inversion.model.layout, self.inversion.solution.theta
+        low, high = self.inversion.model.limits
+        columns = []
+        for name in names:
+            step = _STEPS[name]
+            place = layout.place(name, -1 if (name, -1) in layout.names else variant)
+            ends = [float(np.clip(theta[place] + s, low[place], high[place])) for s in (step, -step)]
+            columns.append(
+                (self.bias(variant, **{name: ends[0]}) - self.bias(variant, **{name: ends[1]}))
+                / (ends[0] - ends[1])
+            )
+        return list(names), np.stack(columns, axis=1)
