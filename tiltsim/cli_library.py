@@ -19,6 +19,7 @@ from tiltsim.lens import LensBox
 from tiltsim.library import Library, LibraryRequest, build_library, check_library, open_library
 from tiltsim.library.building import node_job
 from tiltsim.library.figures import plot_check, plot_library
+from tiltsim.library.request import SMALL
 from tiltsim.output import check_folder, complete_folder, write_json
 from tiltsim.progress import progress_bars
 
@@ -30,9 +31,6 @@ library = typer.Typer(
 )
 
 LibraryFile = Annotated[Path, typer.Argument(help="library.nc written by `tiltsim library build`.")]
-
-#: What --small changes: enough to try everything, to 12 nm and 12 mrad.
-_SMALL = {"largest_tilt": 12.0, "tilts": 7, "thickest": 120.0, "pairs": 2}
 
 
 @library.command()
@@ -72,7 +70,7 @@ def build(
     start = time.perf_counter()
     check_folder(out)
     given = {"largest_tilt": tilt, "tilts": steps, "thickest": thickest, "pairs": pairs} | (
-        _SMALL if small else {}
+        SMALL if small else {}
     )
     request = LibraryRequest(
         tiltsim.Microscope(energy, semiangle),

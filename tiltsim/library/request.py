@@ -25,6 +25,9 @@ EDGES = {"BiFeO3": vegard(0.0), "SrTiO3": SRTIO3_A}
 #: Residual wave vectors along each axis: a box of 15.8 Å, in which one cell of every column is drawn 16 times.
 WAVE_VECTORS = 4
 
+#: What a small library is made of: enough to try everything, to 12 nm and 12 mrad, in two minutes.
+SMALL = {"largest_tilt": 12.0, "tilts": 7, "thickest": 120.0, "pairs": 2}
+
 
 @dataclass(frozen=True)
 class Node:

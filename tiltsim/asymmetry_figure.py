@@ -1,0 +1,137 @@
+"""One picture of how tilt makes a symmetric distribution of polarization lopsided, and of whose doing it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.drawing import CONVENTION, PALETTE, SMALL, TEXT, signed
+from tiltsim.figures import SITE_COLOURS
+
+#: Colours of the two variants, unlike those of the sites.
+_VARIANTS = (PALETTE[2], PALETTE[3])
+
+#: Of each panel, and of what stands around them, inches.
+_PANEL, _RIGHT = (1.45, 1.35), 2.3
+
+
+def plot_asymmetry(result: xr.Dataset) -> Figure:
+    """Histograms of apparent d for every Sm fraction and tilt, and what A and B columns add to their mean.
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`tiltsim.asymmetry_study`.
+
+    Returns
+    -------
+    Figure
+        A row for each Sm fraction, a column for each tilt: share of cells by apparent d along the polar axis, each
+        variant in its colour; dashed: true values; black: the mean of both. On the right: that mean, and the parts of it
+        that are A and B columns', against tilt, with one standard error.
+    """
+    rows, columns = result.sizes["samarium"], result.sizes["tilt"]
+    width, height = columns * _PANEL[0] + _RIGHT + 1.0, rows * _PANEL[1] + 1.25
+    figure = Figure(figsize=(width, height))
+    left, right, top, bottom = 0.75 / width, 1 - 0.12 / width, 1 - 0.62 / height, 0.78 / height
+    split = left + columns * _PANEL[0] / width
+    grid = GridSpec(
+        rows, columns, figure, left=left, right=split, top=top, bottom=bottom, wspace=0.08, hspace=0.16
+    )
+    beside = GridSpec(
+        rows, 1, figure, left=split + 0.72 / width, right=right, top=top, bottom=bottom, hspace=0.16
+    )
+    histograms = grid.subplots(sharex=True, sharey=True, squeeze=False)
+    parts = beside.subplots(sharex=True, sharey=True, squeeze=False)[:, 0]
+    share = 100 * result.counts / result.cells
+    limit = _shown(result)
+    for i in range(rows):
+        for j in range(columns):
+            _histogram(histograms[i, j], result.isel(samarium=i, tilt=j), share.isel(samarium=i, tilt=j))
+        _contributions(parts[i], result.isel(samarium=i))
+        fraction = float(result.samarium[i])
+        # On the left of a row, as its title.
+        histograms[i, 0].set_ylabel(f"{_samarium(fraction)}\nshare of cells (%)", fontsize=TEXT)
+        parts[i].set_ylabel("part of offset (pm)", fontsize=TEXT)
+    histograms[0, 0].set(xlim=(-limit, limit), ylim=(0, 1.28 * float(share.max())))
+    for j, tilt in enumerate(result.tilt.values):
+        histograms[0, j].set_title(f"{tilt:g} mrad", fontsize=TEXT)
+    parts[0].set_title("whose doing it is", fontsize=TEXT)
+    parts[-1].set_xlabel("tilt (mrad)", fontsize=TEXT)
+    parts[0].margins(y=0.12)
+    middle = (left + split) / 2
+    figure.text(
+        middle, 0.43 / height, "apparent d along the polar axis (pm)", ha="center", va="center", fontsize=TEXT
+    )
+    figure.text(0.5, 0.08 / height, CONVENTION, ha="center", va="bottom", fontsize=SMALL)
+    _legends(figure, result, left, split, 1 - 0.06 / height)
+    return figure
+
+
+def _samarium(fraction: float) -> str:
+    return f"{100 * fraction:g} % Sm"
+
+
+def _shown(result: xr.Dataset) -> float:
+    """Half of what the axis of d shows, pm: all but the outermost thousandth of cells."""
+    total = result.counts.sum(("samarium", "tilt", "variant"))
+    folded = total.values + total.values[::-1]
+    inside = np.cumsum(folded[len(folded) // 2 :]) / folded[len(folded) // 2 :].sum()
+    edge = result.bin.values[len(folded) // 2 :][np.searchsorted(inside, 0.999)]
+    return float(1.08 * edge + 2.0)
+
+
+def _histogram(ax: Axes, one: xr.Dataset, share: xr.DataArray) -> None:
+    step = float(one.bin[1] - one.bin[0])
+    edges = np.append(one.bin.values - step / 2, one.bin.values[-1] + step / 2)
+    for colour, name in zip(_VARIANTS, one.variant.values, strict=True):
+        ax.stairs(share.sel(variant=name), edges, fill=True, color=colour, alpha=0.75, linewidth=0)
+        true = float(one.d_true.sel(variant=name) @ one["axis"])
+        ax.axvline(true, color=colour, linewidth=1.3, linestyle=(0, (3, 1.5)))
+    offset, sem = float(one.offset_polar), float(one.offset_polar_sem)
+    ax.axvline(0.0, color="0.6", linewidth=0.6, zorder=0)
+    ax.axvline(offset, color="black", linewidth=1.6)
+    digits = 1 if sem >= 0.05 else 2
+    ax.text(
+        0.5, 0.97, f"{signed(offset, digits)} ± {sem:.{digits}f} pm", transform=ax.transAxes, ha="center", va="top",
+        fontsize=TEXT, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
+    )  # fmt: skip
+    ax.tick_params(labelsize=SMALL, direction="in")
+
+
+def _contributions(ax: Axes, one: xr.Dataset) -> None:
+    for name, colour, marker, label, wide in (
+        ("offset_polar_A", SITE_COLOURS["A"], "o", "A columns", 1.2),
+        ("offset_polar_B", SITE_COLOURS["B"], "s", "B column", 1.2),
+        ("offset_polar", "black", "D", "both: offset of d", 1.8),
+    ):
+        ax.errorbar(
+            one.tilt, one[name], one[f"{name}_sem"], color=colour, marker=marker, markersize=3.5, linewidth=wide, capsize=2,
+            label=label,
+        )  # fmt: skip
+    ax.axhline(0.0, color="0.6", linewidth=0.6, zorder=0)
+    ax.tick_params(labelsize=SMALL, direction="in")
+
+
+def _legends(figure: Figure, result: xr.Dataset, left: float, split: float, top: float) -> None:
+    height = figure.get_size_inches()[1]
+    handles = [
+        *(
+            Patch(color=colour, alpha=0.75, linewidth=0, label=f"variant {name}")
+            for colour, name in zip(_VARIANTS, result.variant.values, strict=True)
+        ),
+        Line2D([], [], color="0.35", linewidth=1.3, linestyle=(0, (3, 1.5)), label="true d"),
+        Line2D([], [], color="black", linewidth=1.6, label="mean of both: offset (true: 0)"),
+    ]
+    options = {
+        "fontsize": SMALL, "frameon": False, "loc": "upper left", "borderaxespad": 0.0, "columnspacing": 1.2,
+        "handlelength": 1.6, "handletextpad": 0.5,
+    }  # fmt: skip
+    figure.legend(handles=handles, ncols=len(handles), bbox_to_anchor=(left, top), **options)
+    beside = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(*beside, ncols=3, bbox_to_anchor=(split + 0.3 / height, top), **options)
