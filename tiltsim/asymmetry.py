@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ _WALL = 2.0
 _PIXEL = 0.2
 
 #: Width of a bin of the histograms, pm.
-BIN_PM = 2.0
+BIN_PM = 1.0
 
 #: Largest Sm fraction: where a library has its node; beyond some 13 % the crystal is no longer polar.
 _LARGEST_SAMARIUM = 0.2
@@ -85,7 +86,7 @@ class AsymmetryRequest:
             ("samarium", self.samarium, _LARGEST_SAMARIUM),
             ("tilts", self.tilts, float("inf")),
         ):
-            rises = all(a < b for a, b in zip(values, values[1:], strict=False))
+            rises = all(a < b for a, b in pairwise(values))
             if not values or not rises or not all(np.isfinite(v) and 0 <= v <= top for v in values):
                 limit = f" up to {top:g}" if np.isfinite(top) else ""
                 raise SettingsError(
@@ -216,7 +217,11 @@ def _dataset(
         dims = ("samarium", "tilt", *one.dims)
         about = {"units": one.unit, "long_name": one.text}
         variables[name] = (dims, values[name], about)
-        variables[f"{name}_sem"] = (dims, values[f"{name}_sem"], about | {"long_name": f"standard error: {one.text}"})
+        variables[f"{name}_sem"] = (
+            dims,
+            values[f"{name}_sem"],
+            about | {"long_name": f"standard error: {one.text}"},
+        )
     polar = {at: cells.d_apparent @ axis[at[0]] for at, cells in found.items()}
     most = max(float(np.abs(p).max()) for p in polar.values())
     half = int(np.ceil(most / BIN_PM))

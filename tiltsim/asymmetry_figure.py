@@ -19,6 +19,9 @@ _VARIANTS = (PALETTE[2], PALETTE[3])
 #: Of each panel, and of what stands around them, inches.
 _PANEL, _RIGHT = (1.45, 1.35), 2.3
 
+#: Share of a panel that bars and lines may fill; above it stands the offset.
+_HEADROOM = 0.83
+
 
 def plot_asymmetry(result: xr.Dataset) -> Figure:
     """Histograms of apparent d for every Sm fraction and tilt, and what A and B columns add to their mean.
@@ -36,9 +39,9 @@ def plot_asymmetry(result: xr.Dataset) -> Figure:
         that are A and B columns', against tilt, with one standard error.
     """
     rows, columns = result.sizes["samarium"], result.sizes["tilt"]
-    width, height = columns * _PANEL[0] + _RIGHT + 1.0, rows * _PANEL[1] + 1.25
+    width, height = columns * _PANEL[0] + _RIGHT + 0.75, rows * _PANEL[1] + 1.3
     figure = Figure(figsize=(width, height))
-    left, right, top, bottom = 0.75 / width, 1 - 0.12 / width, 1 - 0.62 / height, 0.78 / height
+    left, right, top, bottom = 0.75 / width, 1 - 0.1 / width, 1 - 0.72 / height, 0.64 / height
     split = left + columns * _PANEL[0] / width
     grid = GridSpec(
         rows, columns, figure, left=left, right=split, top=top, bottom=bottom, wspace=0.08, hspace=0.16
@@ -57,20 +60,28 @@ def plot_asymmetry(result: xr.Dataset) -> Figure:
         fraction = float(result.samarium[i])
         # On the left of a row, as its title.
         histograms[i, 0].set_ylabel(f"{_samarium(fraction)}\nshare of cells (%)", fontsize=TEXT)
-        parts[i].set_ylabel("part of offset (pm)", fontsize=TEXT)
-    histograms[0, 0].set(xlim=(-limit, limit), ylim=(0, 1.28 * float(share.max())))
+        parts[i].set_ylabel("offset (pm)", fontsize=TEXT)
+    histograms[0, 0].set(xlim=(-limit, limit), ylim=(0, 1.03 / _HEADROOM * float(share.max())))
     for j, tilt in enumerate(result.tilt.values):
-        histograms[0, j].set_title(f"{tilt:g} mrad", fontsize=TEXT)
-    parts[0].set_title("whose doing it is", fontsize=TEXT)
+        histograms[0, j].set_title(f"tilt {tilt:g} mrad", fontsize=TEXT, pad=4)
+    parts[0].set_title("parts of the offset", fontsize=TEXT, pad=4)
     parts[-1].set_xlabel("tilt (mrad)", fontsize=TEXT)
     parts[0].margins(y=0.12)
     middle = (left + split) / 2
     figure.text(
-        middle, 0.43 / height, "apparent d along the polar axis (pm)", ha="center", va="center", fontsize=TEXT
+        middle, 0.33 / height, "apparent d along the polar axis (pm)", ha="center", va="center", fontsize=TEXT
     )
-    figure.text(0.5, 0.08 / height, CONVENTION, ha="center", va="bottom", fontsize=SMALL)
-    _legends(figure, result, left, split, 1 - 0.06 / height)
+    figure.text(0.5, 0.07 / height, CONVENTION, ha="center", va="bottom", fontsize=SMALL)
+    figure.text(left, 1 - 0.06 / height, _heading(result), va="top", fontsize=TEXT + 1, fontweight="bold")
+    _legends(figure, result, left, split + 0.45 / width, 1 - 0.3 / height)
     return figure
+
+
+def _heading(result: xr.Dataset) -> str:
+    azimuth = float(result.attrs["azimuth_degrees"])
+    along = f"{azimuth:g}° from +x towards +y" if azimuth else "+x"
+    nm = float(result.attrs["thickness_angstrom"]) / 10
+    return f"One crystal a row, {nm:g} nm thick, the beam tilted along {along}: symmetric in truth, lopsided in the image"
 
 
 def _samarium(fraction: float) -> str:
@@ -92,23 +103,31 @@ def _histogram(ax: Axes, one: xr.Dataset, share: xr.DataArray) -> None:
     for colour, name in zip(_VARIANTS, one.variant.values, strict=True):
         ax.stairs(share.sel(variant=name), edges, fill=True, color=colour, alpha=0.75, linewidth=0)
         true = float(one.d_true.sel(variant=name) @ one["axis"])
-        ax.axvline(true, color=colour, linewidth=1.3, linestyle=(0, (3, 1.5)))
+        ax.axvline(true, 0.0, _HEADROOM, color=colour, linewidth=1.3, linestyle=(0, (3, 1.5)))
     offset, sem = float(one.offset_polar), float(one.offset_polar_sem)
-    ax.axvline(0.0, color="0.6", linewidth=0.6, zorder=0)
-    ax.axvline(offset, color="black", linewidth=1.6)
+    ax.axvline(0.0, 0.0, _HEADROOM, color="0.6", linewidth=0.6, zorder=0)
+    ax.axvline(offset, 0.0, _HEADROOM, color="black", linewidth=1.8)
     digits = 1 if sem >= 0.05 else 2
+    # Rounded first, lest nothing has a sign.
+    shown = round(offset, digits)
+    said = signed(shown, digits) if shown else f"{0:.{digits}f}"
     ax.text(
-        0.5, 0.97, f"{signed(offset, digits)} ± {sem:.{digits}f} pm", transform=ax.transAxes, ha="center", va="top",
-        fontsize=TEXT, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
-    )  # fmt: skip
+        0.5,
+        0.97,
+        f"{said} ± {sem:.{digits}f} pm",
+        transform=ax.transAxes,
+        ha="center",
+        va="top",
+        fontsize=TEXT,
+    )
     ax.tick_params(labelsize=SMALL, direction="in")
 
 
 def _contributions(ax: Axes, one: xr.Dataset) -> None:
     for name, colour, marker, label, wide in (
-        ("offset_polar_A", SITE_COLOURS["A"], "o", "A columns", 1.2),
-        ("offset_polar_B", SITE_COLOURS["B"], "s", "B column", 1.2),
-        ("offset_polar", "black", "D", "both: offset of d", 1.8),
+        ("offset_polar_A", SITE_COLOURS["A"], "o", "A sites", 1.2),
+        ("offset_polar_B", SITE_COLOURS["B"], "s", "B sites", 1.2),
+        ("offset_polar", "black", "D", "both", 1.8),
     ):
         ax.errorbar(
             one.tilt, one[name], one[f"{name}_sem"], color=colour, marker=marker, markersize=3.5, linewidth=wide, capsize=2,
@@ -118,20 +137,19 @@ def _contributions(ax: Axes, one: xr.Dataset) -> None:
     ax.tick_params(labelsize=SMALL, direction="in")
 
 
-def _legends(figure: Figure, result: xr.Dataset, left: float, split: float, top: float) -> None:
-    height = figure.get_size_inches()[1]
+def _legends(figure: Figure, result: xr.Dataset, left: float, beside: float, top: float) -> None:
     handles = [
         *(
             Patch(color=colour, alpha=0.75, linewidth=0, label=f"variant {name}")
             for colour, name in zip(_VARIANTS, result.variant.values, strict=True)
         ),
         Line2D([], [], color="0.35", linewidth=1.3, linestyle=(0, (3, 1.5)), label="true d"),
-        Line2D([], [], color="black", linewidth=1.6, label="mean of both: offset (true: 0)"),
+        Line2D([], [], color="black", linewidth=1.6, label="offset: mean of both variants (truth: 0)"),
     ]
     options = {
         "fontsize": SMALL, "frameon": False, "loc": "upper left", "borderaxespad": 0.0, "columnspacing": 1.2,
         "handlelength": 1.6, "handletextpad": 0.5,
     }  # fmt: skip
     figure.legend(handles=handles, ncols=len(handles), bbox_to_anchor=(left, top), **options)
-    beside = figure.axes[-1].get_legend_handles_labels()
-    figure.legend(*beside, ncols=3, bbox_to_anchor=(split + 0.3 / height, top), **options)
+    lines = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(*lines, ncols=3, bbox_to_anchor=(beside, top), **options)

@@ -57,7 +57,16 @@ def statistics(cells: MatchedCells, axis: Floats, seed: int) -> dict[str, tuple[
     """
     polar = cells.d_apparent @ axis
     of_cell = np.column_stack(
-        [np.ones(len(polar)), cells.d_true, cells.d_apparent, cells.s_a, -cells.s_b, polar, polar**2, polar**3]
+        [
+            np.ones(len(polar)),
+            cells.d_true,
+            cells.d_apparent,
+            cells.s_a,
+            -cells.s_b,
+            polar,
+            polar**2,
+            polar**3,
+        ]
     )
     names, block = np.unique(cells.block, return_inverse=True)
     sums = np.zeros((2, len(names), of_cell.shape[1]))
@@ -68,7 +77,8 @@ def statistics(cells: MatchedCells, axis: Floats, seed: int) -> dict[str, tuple[
     with np.errstate(invalid="ignore"):  # a draw without a single cell of a variant tells nothing
         mean = total[..., 1:] / total[..., :1]
     return {
-        name: (value[0], np.nanstd(value[1:], axis=0, ddof=1)) for name, value in _of_means(mean, axis).items()
+        name: (value[0], np.nanstd(value[1:], axis=0, ddof=1))
+        for name, value in _of_means(mean, axis).items()
     }
 
 
