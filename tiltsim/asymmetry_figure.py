@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 
 from analysis.drawing import CONVENTION, PALETTE, SMALL, TEXT, signed
 from tiltsim.figures import SITE_COLOURS
@@ -88,6 +91,11 @@ def _samarium(fraction: float) -> str:
     return f"{100 * fraction:g} % Sm"
 
 
+def _arrow(d: NDArray[np.float64]) -> str:
+    """Where d (x, y down) points in the image."""
+    return {(1, -1): "↗", (-1, 1): "↙", (1, 1): "↘", (-1, -1): "↖"}[int(np.sign(d[0])), int(np.sign(d[1]))]
+
+
 def _shown(result: xr.Dataset) -> float:
     """Half of what the axis of d shows, pm: all but the outermost thousandth of cells."""
     total = result.counts.sum(("samarium", "tilt", "variant"))
@@ -140,13 +148,15 @@ def _contributions(ax: Axes, one: xr.Dataset) -> None:
 def _legends(figure: Figure, result: xr.Dataset, left: float, beside: float, top: float) -> None:
     handles = [
         *(
-            Patch(color=colour, alpha=0.75, linewidth=0, label=f"variant {name}")
-            for colour, name in zip(_VARIANTS, result.variant.values, strict=True)
+            Patch(color=colour, alpha=0.75, linewidth=0, label=f"variant {name} {_arrow(d)}")
+            for colour, name, d in zip(
+                _VARIANTS, result.variant.values, result.d_true.values[0, 0], strict=True
+            )
         ),
         Line2D([], [], color="0.35", linewidth=1.3, linestyle=(0, (3, 1.5)), label="true d"),
         Line2D([], [], color="black", linewidth=1.6, label="offset: mean of both variants (truth: 0)"),
     ]
-    options = {
+    options: dict[str, Any] = {
         "fontsize": SMALL, "frameon": False, "loc": "upper left", "borderaxespad": 0.0, "columnspacing": 1.2,
         "handlelength": 1.6, "handletextpad": 0.5,
     }  # fmt: skip
