@@ -22,6 +22,9 @@ _VARIANTS = (PALETTE[2], PALETTE[3])
 #: Of each panel, and of what stands around them, inches.
 _PANEL, _RIGHT = (1.45, 1.35), 2.3
 
+#: Width of all histograms together, however few: the legend above them needs it.
+_LEAST = 5.6
+
 #: Share of a panel that bars and lines may fill; above it stands the offset.
 _HEADROOM = 0.83
 
@@ -42,10 +45,11 @@ def plot_asymmetry(result: xr.Dataset) -> Figure:
         that are A and B columns', against tilt, with one standard error.
     """
     rows, columns = result.sizes["samarium"], result.sizes["tilt"]
-    width, height = columns * _PANEL[0] + _RIGHT + 0.75, rows * _PANEL[1] + 1.3
+    panels = max(columns * _PANEL[0], _LEAST)
+    width, height = panels + _RIGHT + 0.75, rows * _PANEL[1] + 1.3
     figure = Figure(figsize=(width, height))
     left, right, top, bottom = 0.75 / width, 1 - 0.1 / width, 1 - 0.72 / height, 0.64 / height
-    split = left + columns * _PANEL[0] / width
+    split = left + panels / width
     grid = GridSpec(
         rows, columns, figure, left=left, right=split, top=top, bottom=bottom, wspace=0.08, hspace=0.16
     )
@@ -82,9 +86,9 @@ def plot_asymmetry(result: xr.Dataset) -> Figure:
 
 def _heading(result: xr.Dataset) -> str:
     azimuth = float(result.attrs["azimuth_degrees"])
-    along = f"{azimuth:g}° from +x towards +y" if azimuth else "+x"
+    along = f"{azimuth:g}° (90°: down)" if azimuth else "+x"
     nm = float(result.attrs["thickness_angstrom"]) / 10
-    return f"One crystal a row, {nm:g} nm thick, the beam tilted along {along}: symmetric in truth, lopsided in the image"
+    return f"One crystal a row, {nm:g} nm thick, beam tilted along {along}: symmetric in truth, lopsided in the image"
 
 
 def _samarium(fraction: float) -> str:
