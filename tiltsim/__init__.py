@@ -1,5 +1,6 @@
 """From specimen to image at every tilt, and the study that joins all of it."""
 
+from tiltsim.asymmetry import AsymmetryRequest, asymmetry_study
 from tiltsim.conventions import TiltConvention
 from tiltsim.dataset import pair_images
 from tiltsim.errors import SettingsError
@@ -11,6 +12,7 @@ from tiltsim.simulate import simulate
 from tiltsim.synth import load_recipe, synthesize, write_set
 
 __all__ = [
+    "AsymmetryRequest",
     "Detector",
     "FrozenPhonons",
     "Library",
@@ -21,6 +23,7 @@ __all__ = [
     "TiltConvention",
     "TiltSeries",
     "apply_dose",
+    "asymmetry_study",
     "build_library",
     "check_library",
     "evaluate",

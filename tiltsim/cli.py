@@ -13,6 +13,7 @@ from rich.table import Table
 import analysis
 import dcnn
 import structures
+from tiltsim.cli_asymmetry import asymmetry
 from tiltsim.cli_converge import converge
 from tiltsim.cli_evaluate import evaluate
 from tiltsim.cli_explain import explain
@@ -56,6 +57,7 @@ for verb in (
     transfer,
     explain,
     tolerance,
+    asymmetry,
 ):
     app.command()(verb)
 app.add_typer(library, name="library")

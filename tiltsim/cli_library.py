@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,9 @@ from tiltsim.lens import LensBox
 from tiltsim.library import Library, LibraryRequest, build_library, check_library, open_library
 from tiltsim.library.building import node_job
 from tiltsim.library.figures import plot_check, plot_library
+from tiltsim.library.request import small_library
 from tiltsim.output import check_folder, complete_folder, write_json
-from tiltsim.progress import progress_bars
+from tiltsim.progress import Reporter, progress_bars
 
 library = typer.Typer(
     help="Response library: the image of a cell over displacement, Sm, tilt and thickness, for one microscope.\n\n"
@@ -30,9 +32,6 @@ library = typer.Typer(
 )
 
 LibraryFile = Annotated[Path, typer.Argument(help="library.nc written by `tiltsim library build`.")]
-
-#: What --small changes: enough to try everything, to 12 nm and 12 mrad.
-_SMALL = {"largest_tilt": 12.0, "tilts": 7, "thickest": 120.0, "pairs": 2}
 
 
 @library.command()
@@ -69,21 +68,18 @@ def build(
 
     Example: tiltsim library build --outer 120 --out out/library
     """
-    start = time.perf_counter()
     check_folder(out)
-    given = {"largest_tilt": tilt, "tilts": steps, "thickest": thickest, "pairs": pairs} | (
-        _SMALL if small else {}
-    )
-    request = LibraryRequest(
-        tiltsim.Microscope(energy, semiangle),
-        tiltsim.Detector(inner, outer),
-        largest_tilt=float(given["largest_tilt"]),
-        tilts=int(given["tilts"]),
-        thickest=float(given["thickest"]),
-        phonons=tiltsim.FrozenPhonons(pairs=int(given["pairs"]), seed=seed, redraw=True),
-        lens=LensBox() if lens else None,
-        d_steps=2 if lens else 1,
-    )
+    microscope, ring = tiltsim.Microscope(energy, semiangle), tiltsim.Detector(inner, outer)
+    request = (
+        small_library(microscope, ring, seed)
+        if small
+        else LibraryRequest(
+            microscope, ring, largest_tilt=tilt, tilts=steps, thickest=thickest,
+            phonons=tiltsim.FrozenPhonons(pairs=pairs, seed=seed, redraw=True),
+        )
+    )  # fmt: skip
+    if lens:
+        request = replace(request, lens=LensBox(), d_steps=2)
     if dry_run:
         print_lines(
             forecast(
@@ -91,7 +87,18 @@ def build(
             )
         )
         return
-    with complete_folder(out) as folder, progress_bars(console) as bars:
+    with progress_bars(console) as bars:
+        build_into(request, out, bars, device=device, scheduler=scheduler)
+    _print_facts(open_library(out / "library.nc"))
+    console.print(f"library → {out / 'library.nc'}")
+
+
+def build_into(
+    request: LibraryRequest, out: Path, bars: Reporter, *, device: str = "auto", scheduler: str | None = None
+) -> None:
+    """Build a library into ``out``: library.nc, its figure, summary.json; units of work are kept in ``out/.work``."""
+    start = time.perf_counter()
+    with complete_folder(out) as folder:
         bars.stage("simulate cells", 1)
         dataset = build_library(
             request, work=out / ".work", device=device, scheduler=scheduler, progress=bars.advance
@@ -107,8 +114,6 @@ def build(
             },
             folder / "summary.json",
         )
-    _print_facts(built)
-    console.print(f"library → {out / 'library.nc'}")
 
 
 @library.command()

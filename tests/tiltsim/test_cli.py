@@ -31,7 +31,7 @@ def test_help_teaches_every_verb(tiltsim_command):
 
 VERBS = (
     *("structure", "simulate", "converge", "measure", "synth", "train", "predict", "evaluate", "transfer"),
-    *("study", "library build", "library check"),
+    *("study", "asymmetry", "library build", "library check"),
     *(f"networks {verb}" for verb in ("maps", "noise", "cross", "centred", "features", "saliency")),
 )
 

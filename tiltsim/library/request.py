@@ -143,6 +143,11 @@ class LibraryRequest:
         return tuple(range(self.step_cells, most + 1, self.step_cells))
 
     @property
+    def thickness_range(self) -> tuple[float, float]:
+        """Least and largest thickness that all materials will have, Å."""
+        return self.cells[0] * max(EDGES.values()), self.cells[-1] * min(EDGES.values())
+
+    @property
     def samarium_placed(self) -> float:
         """Fraction that ``samarium`` comes to in whole atoms of one column."""
         return round(self.samarium * self.cells[-1]) / self.cells[-1]
@@ -184,6 +189,16 @@ class LibraryRequest:
         if self.d_steps == 1:  # as libraries had before there was a choice
             del table["d_steps"]
         return table
+
+
+def small_library(
+    microscope: Microscope | None = None, detector: Detector | None = None, seed: int = 0
+) -> LibraryRequest:
+    """Enough to try everything, to 12 nm and 12 mrad, in two minutes."""
+    return LibraryRequest(
+        microscope or Microscope(), detector or Detector(65.0, 110.0), largest_tilt=12.0, tilts=7, thickest=120.0,
+        phonons=FrozenPhonons(pairs=2, seed=seed, redraw=True),
+    )  # fmt: skip
 
 
 def specimen(
