@@ -38,6 +38,16 @@ def explain(
     network: Annotated[
         str, typer.Option(help="A tilt-aware network to ask too: tilt-aware, a .safetensors file, or none.")
     ] = "none",
+    samarium: Annotated[
+        float, typer.Option(help="Fraction of A sites with Sm in the film.", min=0.0, max=1.0)
+    ] = 0.0,
+    black_level: Annotated[
+        float | None,
+        typer.Option(
+            help="What the detector gives without electrons, in the image's unit.",
+            show_default="an unknown of the fit",
+        ),
+    ] = None,
     radius: Annotated[float, typer.Option(help="Displacement of full colour, pm.")] = 40.0,
     what_if: Annotated[
         str,
@@ -57,7 +67,18 @@ def explain(
     Example: tiltsim explain film.dm4 --library out/library/library.nc --lattice-parameter 3.96 --out out/explain
     """
     options = ExplainOptions(
-        library, pixel_size, lattice_parameter, dataset, reference, variants, network, radius, device, what_if
+        library,
+        pixel_size,
+        lattice_parameter,
+        dataset,
+        reference,
+        variants,
+        network,
+        radius,
+        samarium,
+        black_level,
+        device,
+        what_if,
     )
     with progress_bars(console) as bars:
         summary, found = explain_into(image, out, options, bars)

@@ -40,6 +40,10 @@ class ExplainOptions:
         A model, or "none".
     radius : float
         Displacement of full colour, pm.
+    samarium : float
+        Fraction of A sites with Sm, in the film.
+    black_level : float, optional
+        What the detector gives without electrons, in the image's unit.
     device : str
     what_if : str
         See :func:`~tiltsim.explanation.what_if.parse_what_if`; empty for nothing.
@@ -53,6 +57,8 @@ class ExplainOptions:
     variants: int | None = None
     network: str = "none"
     radius: float = 40.0
+    samarium: float = 0.0
+    black_level: float | None = None
     device: str = "auto"
     what_if: str = ""
 
@@ -60,6 +66,10 @@ class ExplainOptions:
         """Refuse what no image can be explained with, before any is read."""
         if not self.radius > 0:
             raise SettingsError(f"--radius {self.radius:g} must be positive, in pm.")
+        if not 0.0 <= self.samarium <= 1.0:
+            raise SettingsError(f"--samarium {self.samarium:g} must be a fraction from 0 to 1, e.g. 0.07.")
+        if self.black_level is not None and not np.isfinite(self.black_level):
+            raise SettingsError("--black-level must be a number, in the image's unit.")
         self.region()
         if self.what_if:
             parse_what_if(self.what_if)
@@ -99,10 +109,12 @@ def explain_into(
     library = open_library(options.library)
     network = None if options.network == "none" else dcnn.load(model_path(options.network))
     image = analysis.load(path, pixel_size=options.pixel_size, dataset=options.dataset)
+    if options.black_level is not None:
+        image = image.assign_attrs(black_level=options.black_level)
     bars.stage("explain the image", len(STAGES))
     found = explain(
         image, library, reference=options.region(), variants=options.variants, network=network,
-        lattice_parameter=options.lattice_parameter, device=options.device,
+        samarium=options.samarium, lattice_parameter=options.lattice_parameter, device=options.device,
         progress=lambda stage: bars.advance(STAGES.index(stage)),
     )  # fmt: skip
     bars.advance(len(STAGES))

@@ -108,6 +108,7 @@ def library_response(
 def library_periods(
     library: Library, tilt: ArrayLike, thickness: ArrayLike, d: ArrayLike, *, material: ArrayLike = 0,
     samples: int = _SAMPLES, aberrations: ArrayLike | None = None, edges: ArrayLike | None = None,
+    samarium: ArrayLike = 0.0,
 ) -> tuple[Floats, dict[str, Floats]]:  # fmt: skip
     """Images of uniform crystals over one period, an A column at the origin, and their derivatives.
 
@@ -126,6 +127,8 @@ def library_periods(
         :data:`tiltsim.lens.COMPONENTS`, Å, of a library with a lens.
     edges : array_like, shape (..., 2), optional
         Of the cell along x and y, Å, where it is strained: columns keep their images and stand further apart.
+    samarium : array_like, shape (...)
+        Fraction.
 
     Returns
     -------
@@ -141,7 +144,7 @@ def library_periods(
     """
     d, material = np.asarray(d, dtype=float), np.asarray(material)
     shape = d.shape[:-1]
-    state = {"tilt": tilt, "thickness": thickness, "d": d, "material": material}
+    state = {"tilt": tilt, "thickness": thickness, "d": d, "material": material, "samarium": samarium}
     axis = np.arange(samples) / samples
     own = np.broadcast_to(np.array(list(library.edges.values()))[material], shape)[..., None]
     scale = np.ones((*shape, 2)) if edges is None else np.broadcast_to(edges, (*shape, 2)) / own
@@ -186,6 +189,7 @@ def _coefficients(
     orders = library.dataset.order_x.values
 
     def scores(of_lens: bool) -> Floats:
+        # What Sm does to the effect of aberrations is not known to the library.
         every = [library.scores(site, **state, derivative=n, of_lens=of_lens) for n in names]  # type: ignore[arg-type]
         return np.stack(np.broadcast_arrays(*every)).astype(np.float64)
 

@@ -25,11 +25,12 @@ CAUSES = (
     "lens",
     "tilt of the grain",
     "lean of the variants",
+    "not explained",
     "scan distortion",
 )
 
 #: Without leans to part: tilt of the beam in the columns comes in one.
-CAUSES_ALONE = (*CAUSES[:3], "tilt of the columns", CAUSES[-1])
+CAUSES_ALONE = (*CAUSES[:3], "tilt of the columns", *CAUSES[-2:])
 
 #: Numbers that are told, and their units.
 STATISTICS = {
@@ -58,10 +59,11 @@ def attribute(found: Explanation, progress: Callable[[int, int], None] | None = 
     Dataset
         ``bias`` (cause, variant, component) that each cause adds to d, pm, and ``bias_std``; ``contribution`` (cause, statistic)
         that it adds to each of :data:`STATISTICS` and ``contribution_std``; ``total`` (statistic) of the map as it is. The causes add up
-        in their order; "thickness and fit" is what a perfect lens shows without tilt. Where grain and lean cannot be told apart,
-        "tilt of the columns" stands for both.
+        in their order; "thickness and fit" is what a perfect lens shows without tilt, "not explained" what the fit of the image's columns
+        shows beyond that of the model's. Where grain and lean cannot be told apart, "tilt of the columns" stands for both.
     """
-    inversion, leans, cells = found.inversion, found.leans, found.cells
+    inversion, cells = found.inversion, found.cells
+    leans = found.leans if found.leans is not None and found.leans.decided else None
     x = found.measurement.image.x.values
     forward = Forward(inversion, float(abs(x[1] - x[0])))
     causes = CAUSES if leans is not None else CAUSES_ALONE
@@ -90,7 +92,7 @@ def attribute(found: Explanation, progress: Callable[[int, int], None] | None = 
             errors[4, v] = of(slice(0, 2)) + errors[3, v]
         else:
             errors[3, v] = of(slice(0, 2))
-        # The last of the model's is what was measured, so that all add up.
+        states[-2, v] = forward.bias(v)
         states[-1, v] = inversion.bias[v]
         errors[0, v] = inversion.bias_cov[2 * v : 2 * v + 2, 2 * v : 2 * v + 2]
         if progress is not None:

@@ -57,6 +57,14 @@ class Bending:
     tilts: Floats
     errors: Floats
 
+    def tilt_cov(self, region: int, xy: Floats) -> Floats:
+        """Covariance (n, 2, 2) of :meth:`tilt`, mrad²."""
+        x, y = (xy - self.middles[region]).T
+        design = np.zeros((len(xy), 2, 4))
+        design[:, 0, 0] = design[:, 1, 2] = x
+        design[:, 0, 1] = design[:, 1, 3] = y
+        return np.asarray(design @ self.gradient_cov @ np.swapaxes(design, 1, 2))
+
     def tilt(self, region: int, xy: Floats) -> Floats:
         """Tilt (n, 2) at places (n, 2) less the variant's mean, mrad."""
         return (xy - self.middles[region]) @ self.gradient.T
@@ -76,7 +84,7 @@ def find_bending(inversion: Inversion) -> Bending | None:
     """
     image, slopes = inversion.model.predict(inversion.solution.theta[None])
     layout = inversion.model.layout
-    rows: list[tuple[int, Floats, Floats, Floats, float]] = []
+    rows: list[tuple[int, Floats, Floats, Floats]] = []
     middles = np.zeros((len(inversion.regions), 2))
     for number, region in enumerate(inversion.regions):
         names = [n for n in _OWN if layout.of(n)[number] >= 0]
@@ -92,10 +100,11 @@ def find_bending(inversion: Inversion) -> Bending | None:
             information = (flat * weight) @ flat.T + np.diag(known)
             covariance = np.linalg.inv(information)
             step = covariance @ (flat @ (weight * left))
+            # What the prior holds back of tilt is given back: it is to bound the other unknowns.
+            own = np.linalg.inv(covariance[:2, :2])
+            free = np.linalg.inv(own - np.diag(known[:2]))
             turn = region.turn()
-            rows.append(
-                (number, place, turn @ step[:2], turn @ covariance[:2, :2] @ turn.T, float(pixels.sum()))
-            )
+            rows.append((number, place, turn @ free @ own @ step[:2], turn @ free @ turn.T))
     if len(rows) < _FEWEST:
         return None
     normal, right, bare = np.zeros((4, 4)), np.zeros(4), 0.0
@@ -105,7 +114,7 @@ def find_bending(inversion: Inversion) -> Bending | None:
         information = [np.linalg.inv(r[3]) for r in mine]
         whole = np.linalg.inv(sum(information, np.zeros((2, 2))))
         mean = whole @ sum((i @ r[2] for i, r in zip(information, mine, strict=True)), np.zeros(2))
-        for i, (_, place, tilt, covariance, _) in zip(information, mine, strict=True):
+        for i, (_, place, tilt, covariance) in zip(information, mine, strict=True):
             x, y = place - middles[number]
             design = np.array([[x, y, 0.0, 0.0], [0.0, 0.0, x, y]])
             away = tilt - mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,14 +13,16 @@ import analysis
 import dcnn
 from tiltsim.explanation.apparent import apparent_d, noise_of
 from tiltsim.explanation.inversion import Inversion, invert
-from tiltsim.explanation.model import Model
+from tiltsim.explanation.misfit import WORST_CHI2
+from tiltsim.explanation.model import PRIORS, Model
 from tiltsim.explanation.regions import Region
 from tiltsim.library import Library
 
 Floats = NDArray[np.float64]
 
-#: Step of tilt by which the response is differentiated, mrad.
+#: Steps by which the response is differentiated: of tilt, mrad, and of what else film and reference share, Å.
 _STEP = 2.0
+_CONDITIONS = {"thickness": 15.0, "defocus": 10.0, "C12_x": 6.0, "C12_y": 6.0, "C21_x": 150.0, "C21_y": 150.0}
 
 #: Rounds of the search for the d that shows the apparent one.
 _ROUNDS = 3
@@ -80,8 +82,15 @@ def from_inversion(inversion: Inversion) -> Estimate:
     )  # fmt: skip
 
 
-def from_reference(regions: Sequence[Region], library: Library, pixel: float) -> Estimate:
-    """Tilt and lens of the reference alone, and what the simulated response makes of them in the film.
+def from_reference(
+    regions: Sequence[Region],
+    library: Library,
+    pixel: float,
+    *,
+    samarium: float = 0.0,
+    priors: Mapping[str, tuple[float, float]] = PRIORS,
+) -> Estimate:
+    """Tilt, thickness and lens of the reference alone, and what the simulated response makes of them in the film.
 
     Parameters
     ----------
@@ -90,6 +99,10 @@ def from_reference(regions: Sequence[Region], library: Library, pixel: float) ->
     library : Library
     pixel : float
         Å.
+    samarium : float
+        Fraction, in the film.
+    priors : mapping of str to (float, float)
+        See :func:`~tiltsim.explanation.inversion.invert`.
     """
     name = "null reference"
     assumes = "the film's columns are parallel to the reference's, it is as thick, and SrTiO3 has no d"
@@ -97,31 +110,42 @@ def from_reference(regions: Sequence[Region], library: Library, pixel: float) ->
     reference = [r for r in regions if r.name == "reference"]
     if not reference:
         return _nothing(name, assumes, len(variants), "the image shows no region without polarization")
-    null = invert(reference, library)
+    null = invert(reference, library, priors=priors)
+    if not null.misfit.reduced <= WORST_CHI2:
+        return _nothing(
+            name,
+            assumes,
+            len(variants),
+            f"its averaged cell is unlike the library's SrTiO3 (reduced χ² {null.misfit.reduced:.1f})",
+        )
     noise = noise_of(reference)
-    lattice = np.linalg.inv(reference[0].turn())
+    layout = null.model.layout
+    places = [layout.place("tilt_x", 0), layout.place("tilt_y", 0), *(layout.place(n) for n in _CONDITIONS)]
+    conditions = np.concatenate([null.tilt[0], null.solution.theta[places[2:]]])
+    turn = np.eye(len(places))
+    turn[:2, :2] = reference[0].turn()
+    covariance = turn @ null.covariance[np.ix_(places, places)] @ turn.T
     bias, cov = [], []
     for region in variants:
-        tilt = region.turn() @ lattice @ null.tilt[0]
-        along = np.asarray(np.linalg.solve(region.turn(), tilt), dtype=float)
+        model = Model(library, [region], samarium)
 
-        def shown(d: Floats, beam: Floats, region: Region = region) -> Floats:
-            period = _period(null, region, beam, np.asarray(np.linalg.solve(region.stretch(), d)))
-            return apparent_d(period, region.frame, pixel, noise, cells=24)[0]
+        def shown(d: Floats, at: Floats, region: Region = region, model: Model = model) -> Floats:
+            return apparent_d(_period(null, model, region, at, d), region.frame, pixel, noise)
 
         d = region.apparent.copy()
         limit = 0.98 * library.d_limit
         for _ in range(_ROUNDS):
-            d = np.clip(d + region.apparent - shown(d, along), -limit, limit)
+            d = np.clip(d + region.apparent - shown(d, conditions), -limit, limit)
         bias.append(region.apparent - d)
+        steps = np.diag([_STEP, _STEP, *_CONDITIONS.values()])
         slope = np.stack(
             [
-                (shown(d, along + step) - shown(d, along - step)) / (2 * _STEP)
-                for step in np.linalg.inv(region.turn()) @ (_STEP * np.eye(2))
+                (shown(d, conditions + one) - shown(d, conditions - one)) / (2 * size)
+                for one, size in zip(steps, np.diag(steps), strict=True)
             ],
             axis=1,
         )
-        cov.append(slope @ null.tilt_cov[:2, :2] @ slope.T + region.apparent_cov)
+        cov.append(slope @ covariance @ slope.T + region.apparent_cov)
     count = len(variants)
     return Estimate(
         name, assumes, np.stack(bias), np.stack(cov), np.repeat(null.tilt[:1], count, axis=0),
@@ -129,17 +153,18 @@ def from_reference(regions: Sequence[Region], library: Library, pixel: float) ->
     )  # fmt: skip
 
 
-def _period(null: Inversion, region: Region, tilt: Floats, d: Floats) -> Floats:
-    """One cell of the film (n, n), in units of the image's mean, under the reference's thickness, lens and source."""
-    model = Model(null.model.library, [region])
+def _period(null: Inversion, model: Model, region: Region, conditions: Floats, d: Floats) -> Floats:
+    """One cell of the film (n, n), in units of the image's mean, with tilt and d (image's axes) and all else as in the reference."""
     theta = np.zeros(len(model.layout.names))
     for place, (name, number) in enumerate(model.layout.names):
         if number < 0:
             theta[place] = null.solution.theta[null.model.layout.place(name)]
-    for name, value in zip(("tilt_x", "tilt_y", "d_x", "d_y"), (*tilt, *d), strict=True):
+    for name, value in zip(_CONDITIONS, conditions[2:], strict=True):
+        theta[model.layout.place(name)] = value
+    tilt, along = np.linalg.solve(region.turn(), conditions[:2]), np.linalg.solve(region.stretch(), d)
+    for name, value in zip(("tilt_x", "tilt_y", "d_x", "d_y"), (*tilt, *along), strict=True):
         theta[model.layout.of(name)[0]] = value
-    low, high = model.limits
-    return model.predict(np.clip(theta, low, high)[None])[0][0, 0]
+    return model.predict(model.within(theta)[None])[0][0, 0]
 
 
 def from_symmetry(cells: xr.Dataset, domains: xr.Dataset, regions: Sequence[Region]) -> Estimate:
@@ -183,7 +208,7 @@ def from_network(
             return _nothing(name, assumes, len(variants), f"no window of {region.name} is whole")
         bias.append(region.apparent - answer["d"].values[mine].mean(axis=0))
         tilt.append(answer["tilt"].values[mine].mean(axis=0))
-        # Errors that neighbours share do not average out: those of one cell hold for all, see docs/networks.md.
+        # Errors that neighbours share do not average out; four cells' worth do, see docs/networks.md.
         bias_cov.append(np.diag((answer["d_std"].values[mine] ** 2).mean(axis=0) / 4))
         tilt_cov.append(np.diag((answer["tilt_std"].values[mine] ** 2).mean(axis=0) / 4))
     return Estimate(name, assumes, np.stack(bias), np.stack(bias_cov), np.stack(tilt), np.stack(tilt_cov))

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
 
 import analysis
 import dcnn
@@ -26,7 +27,7 @@ from tiltsim.explanation.estimators import (
 from tiltsim.explanation.forward import Forward
 from tiltsim.explanation.inversion import Inversion, invert
 from tiltsim.explanation.leans import Leans, part_leans
-from tiltsim.explanation.model import OWN, SHARED
+from tiltsim.explanation.model import OWN, PRIORS, SHARED, UNKNOWN_BLACK
 from tiltsim.explanation.profiles import OWN as PROFILED_OWN
 from tiltsim.explanation.profiles import SHARED as PROFILED_SHARED
 from tiltsim.explanation.profiles import Profile, find_profiles
@@ -52,8 +53,8 @@ class Explanation:
     measurement : Measurement
     cells : Dataset
         ``measurement.unit_cells`` with ``domain`` (cell; −1 none), ``reference`` (cell), and, where the verdict allows it,
-        ``d_corrected`` (cell, component), pm, ``d_corrected_cov`` (a cell's own fit error) and ``bias_cov`` (what the
-        whole domain shares).
+        ``d_corrected`` and ``bias`` (cell, component), pm, ``bias_cov`` (what the whole domain shares; a cell's own fit error,
+        ``d_cov``, comes on top) and ``wall`` (1 beside another domain, where the correction is uncertain).
     domains : Dataset
         From ``analysis.find_domains`` of the cells that are no reference.
     regions : list of Region
@@ -89,6 +90,7 @@ def explain(
     reference: str | tuple[float, float, float, float] = "auto",
     variants: int | None = None,
     network: dcnn.Model | None = None,
+    samarium: float = 0.0,
     lattice_parameter: float | None = None,
     device: str = "auto",
     progress: Callable[[str], None] | None = None,
@@ -98,7 +100,8 @@ def explain(
     Parameters
     ----------
     image : DataArray (y, x) or Measurement
-        ADF-STEM image of a perovskite film along [100]; or what ``analysis.measure`` made of it.
+        ADF-STEM image of a perovskite film along [100]; or what ``analysis.measure`` made of it. With an attribute
+        ``black_level``, what the detector gives without electrons, in the image's unit; else it is an unknown.
     library : Library
         Of the image's microscope and detector, built with a lens (``tiltsim library build --lens``).
     reference : {"auto", "none"} or (x0, y0, x1, y1)
@@ -107,6 +110,8 @@ def explain(
         Number of variants; by default decided by the image.
     network : dcnn.Model, optional
         A tilt-aware network, asked as one estimator more.
+    samarium : float
+        Fraction of A sites with Sm, in the film.
     lattice_parameter : float, optional
         Å; recalibrates the image, see ``analysis.measure``.
     device : {"auto", "cpu", "cuda"}
@@ -151,7 +156,10 @@ def explain(
     if not any(r.name != "reference" for r in regions):
         raise ImageError("image: no variant has enough whole cells away from walls; give a larger image.")
     tell(STAGES[3])
-    inversion = invert(regions, library)
+    if not 0.0 <= samarium <= 1.0:
+        raise SettingsError(f"samarium {samarium:g} must be a fraction from 0 to 1, e.g. 0.07.")
+    priors = PRIORS if "black_level" in measurement.image.attrs else UNKNOWN_BLACK
+    inversion = invert(regions, library, samarium=samarium, priors=priors)
     tell(STAGES[4])
     wanted = [(name, -1) for name in PROFILED_SHARED] + [(name, 0) for name in PROFILED_OWN]
     profiles = find_profiles(inversion.posterior, inversion.solution, inversion.covariance, wanted)
@@ -159,14 +167,14 @@ def explain(
     pixel = float(abs(measurement.image.x[1] - measurement.image.x[0]))
     estimates = [
         from_inversion(inversion),
-        from_reference(regions, library, pixel),
+        from_reference(regions, library, pixel, samarium=samarium, priors=priors),
         from_symmetry(cells.isel(cell=film), domains, regions),
     ]
     if network is not None:
         estimates.append(from_network(network, measurement.image, cells, regions, device))
     tell(STAGES[6])
-    verdict = judge(inversion, estimates, profiles)
     leans = _leans(inversion)
+    verdict = judge(inversion, estimates, profiles, leans)
     bending = find_bending(inversion)
     corrected = _corrected(cells, labels, null, inversion, verdict, bending, pixel)
     summary = summarized(inversion, profiles, estimates, verdict, leans, bending, library)
@@ -222,25 +230,47 @@ def _corrected(
     if not verdict.identified:
         return result
     bias, covariance = np.full((len(labels), 2), np.nan), np.full((len(labels), 2, 2), np.nan)
+    forward = Forward(inversion, pixel)
+    d = cells["d"].values
+    xy = np.stack([cells["x"].values, cells["y"].values], -1)
     for number, region in enumerate(inversion.regions):
-        bias[region.rows] = inversion.bias[number]
-        covariance[region.rows] = inversion.bias_cov[2 * number : 2 * number + 2, 2 * number : 2 * number + 2]
-    if bending is not None and bending.found:
-        forward = Forward(inversion, pixel)
-        xy = np.stack([cells["x"].values, cells["y"].values], -1)
-        for number in range(forward.variants):
-            region = inversion.regions[number]
+        rows = region.rows
+        bias[rows] = inversion.bias[number]
+        covariance[rows] = inversion.bias_cov[2 * number : 2 * number + 2, 2 * number : 2 * number + 2]
+        if region.name == "reference":
+            continue
+        # A cell with another d than the domain's mean has another bias.
+        stretch = forward.slopes(number, ("d_x", "d_y"))[1] @ np.linalg.inv(region.stretch())
+        share = stretch @ np.linalg.inv(np.eye(2) + stretch)
+        bias[rows] += np.nan_to_num(d[rows] - region.apparent) @ share.T
+        if bending is not None and bending.found:
             slope = forward.slopes(number, ("tilt_x", "tilt_y"))[1] @ region.turn().T
-            bias[region.rows] += bending.tilt(number, xy[region.rows]) @ slope.T
+            bias[rows] += bending.tilt(number, xy[rows]) @ slope.T
+            covariance[rows] += slope @ bending.tilt_cov(number, xy[rows]) @ slope.T
+    wall = _walls(cells, np.where(null, -1, labels))
+    # At a wall the beam sees both domains: which bias holds is open by as much as theirs differ.
+    means = np.stack([inversion.bias[n] for n in range(forward.variants)])
+    apart = means.max(axis=0) - means.min(axis=0)
+    covariance[wall] += np.diag(apart**2) / 4.0
     pm = {"units": "pm", "convention": cells["d"].attrs.get("convention", "")}
     square = ("cell", "component", "component_2")
     return result.assign(
-        d_corrected=(
-            ("cell", "component"), cells["d"].values - bias, pm | {"long_name": "d without what tilt and fit add to it"},
-        ),
+        d_corrected=(("cell", "component"), d - bias, pm | {"long_name": "d without what tilt and fit add to it"}),
         bias=(("cell", "component"), bias, pm | {"long_name": "apparent d less d"}),
         bias_cov=(square, covariance, {"units": "pm2", "long_name": "error of the bias, which a whole domain shares"}),
+        wall=("cell", wall.astype(np.int8), {"units": "1", "long_name": "1 beside another domain, where the correction is uncertain"}),
     )  # fmt: skip
+
+
+def _walls(cells: xr.Dataset, labels: NDArray[np.int_]) -> NDArray[np.bool_]:
+    """Cells with a neighbour of another domain."""
+    index = np.stack([cells["a"].values, cells["b"].values], -1).astype(np.int64)
+    index -= index.min(axis=0)
+    grid = np.full(index.max(axis=0) + 1, -1)
+    grid[tuple(index.T)] = labels
+    low = minimum_filter(np.where(grid < 0, np.iinfo(grid.dtype).max, grid), 3)
+    high = maximum_filter(grid, 3)
+    return np.asarray((low < high)[tuple(index.T)] & (labels >= 0))
 
 
 def summarized(
@@ -291,7 +321,7 @@ def summarized(
             "tilt_cov": (both, inversion.tilt_cov.reshape(shape), {"units": "mrad2"}),
             "shared": ("shared_unknown", [v for v, _ in values]),
             "shared_std": ("shared_unknown", [e for _, e in values]),
-            "posterior": ("unknown", inversion.solution.theta),
+            "posterior": ("unknown", inversion.solution.theta, {"note": "along the lattice's axes"}),
             "posterior_cov": (("unknown", "unknown_2"), inversion.covariance),
             "profile_value": (("profiled", "place"), np.stack([p.values for p in profiles])),
             "profile_rise": (
@@ -313,6 +343,7 @@ def summarized(
         },
         coords={
             "region": [r.name for r in regions], "component": ["x", "y"], "unknown": names,
+            "unknown_unit": ("unknown", [(SHARED | OWN)[n] for n, _ in inversion.model.layout.names]),
             "shared_unknown": list(SHARED), "shared_unit": ("shared_unknown", list(SHARED.values())),
             "estimator": [e.name for e in estimates],
             "profiled": [p.name if p.region < 0 else f"{p.name} of {regions[p.region].name}" for p in profiles],

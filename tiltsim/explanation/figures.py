@@ -29,7 +29,7 @@ _NINETY = 2.146
 _CAUSE = dict(
     zip(
         (*CAUSES, "tilt of the columns"),
-        ("#222222", "#999999", "#CC79A7", "#0072B2", "#56B4E9", "#E69F00", "#0072B2"),
+        ("#222222", "#999999", "#CC79A7", "#0072B2", "#56B4E9", "#DDDDDD", "#E69F00", "#0072B2"),
         strict=True,
     )
 )
@@ -222,15 +222,12 @@ def _tilts(ax: Axes, found: Explanation) -> None:
         if region.name == "reference":
             block = found.inversion.tilt_cov[2 * number : 2 * number + 2, 2 * number : 2 * number + 2]
             _ellipse(ax, found.inversion.tilt[number], block, "0.4", "reference, joint fit")
-    if found.leans is not None:
+    if found.leans is not None and found.leans.decided:
         grain = found.regions[0].turn() @ found.leans.grain
         ax.errorbar(
-            *grain,
-            *found.leans.grain_std[::-1],
-            fmt="k*",
-            markersize=10,
+            grain[0], grain[1], found.leans.grain_std[1], found.leans.grain_std[0], fmt="k*", markersize=10,
             label=f"grain (lean share {found.leans.share:.2f})",
-        )
+        )  # fmt: skip
     ax.axhline(0, color="0.8", zorder=0)
     ax.axvline(0, color="0.8", zorder=0)
     ax.margins(0.15)

@@ -18,10 +18,10 @@ Floats = NDArray[np.float64]
 _START_TILTS, _START_STEP = (-0.75, -0.375, 0.0, 0.375, 0.75), 25.0
 
 #: Steps from every thickness, how many of the ends are followed, steps for them, and the fall of χ² at which a fit has ended.
-_FIRST, _FOLLOWED, _STEPS, _CONVERGED = 6, 4, 40, 1e-3
+_FIRST, _FOLLOWED, _STEPS, _CONVERGED = 8, 6, 40, 1e-3
 
 #: Directions in which the library's errors are weighed.
-_RANK = 40
+_RANK = 60
 
 #: Two ends are one solution if no unknown differs by more than this many standard errors.
 _SAME = 1.0
@@ -69,8 +69,6 @@ class Posterior:
     regions : sequence of Region
     priors : mapping of str to (float, float)
         Mean and standard deviation, by the unknown's name.
-    inflation : float
-        Factor on the variance of every bin.
     """
 
     def __init__(
@@ -87,38 +85,36 @@ class Posterior:
         self.known = np.array([1.0 / priors[n][1] ** 2 if n in priors else 0.0 for n, _ in names])
         self.low, self.high = model.limits
         self._trust = model.layout.each(TRUST)
-        #: What is wrong with the library's images, a matrix (bin, sample) a region, and what it takes off the weights; none at first.
-        self.errors: list[Floats] = [np.zeros((self.data[0].size, 0)) for _ in self.regions]
-        self._taken: list[Floats] = []
+        #: What is wrong with the library's images (region · bin, sample), and what it takes off the weights; none at first.
+        self.errors: Floats = np.zeros((self.data.size, 0))
+        self._taken: Floats = self.errors
 
     def doubt(self, theta: Floats) -> None:
         """From now on weigh bins also by the errors of the library's images, as they are near ``theta`` (p,).
 
-        The covariance of a region's bins is D + U Uᵀ, D their variances and U (bin, m) errors; its inverse is
-        D⁻¹ − T Tᵀ.
+        The covariance of all regions' bins is D + U Uᵀ, D their variances and U (region · bin, m) errors; its inverse is
+        D⁻¹ − T Tᵀ. Variants are images of the same simulated structures: what is wrong with one is, mirrored, wrong with all.
         """
-        self.errors, self._taken = [], []
-        for number in range(len(self.regions)):
-            errors = self.model.errors(theta, number)
-            u = errors.reshape(len(errors), self.data[0].size).T
-            if u.shape[1] > _RANK:  # most samples are much alike
-                left, power, _ = np.linalg.svd(u, full_matrices=False)
-                u = left[:, :_RANK] * power[:_RANK]
-            weight = self.weight[number].ravel()[:, None]
-            inner = np.eye(u.shape[1]) + u.T @ (weight * u)
-            root = np.linalg.inv(np.linalg.cholesky(inner)).T if u.shape[1] else inner
-            self.errors.append(u)
-            self._taken.append(weight * u @ root)
+        found = []
+        materials = [r.material for r in self.regions]
+        for material in dict.fromkeys(materials):
+            every = [self.model.errors(theta, n) if m == material else None for n, m in enumerate(materials)]
+            count = max(len(e) for e in every if e is not None)
+            stacked = [np.zeros((count, *self.data.shape[1:])) if e is None else e for e in every]
+            found.append(np.stack(stacked, axis=1).reshape(count, -1))
+        u = np.concatenate(found).T
+        if u.shape[1] > _RANK:  # most samples are much alike
+            left, power, _ = np.linalg.svd(u, full_matrices=False)
+            u = left[:, :_RANK] * power[:_RANK]
+        weight = self.weight.ravel()[:, None]
+        inner = np.eye(u.shape[1]) + u.T @ (weight * u)
+        self.errors = u
+        self._taken = weight * u @ np.linalg.inv(np.linalg.cholesky(inner)).T
 
     def _weighted(self, bins: Floats) -> Floats:
         """Inverse covariance of all bins times ``bins`` (..., region, n, n), flat (..., region · n · n)."""
-        result = bins * self.weight
-        lead, size = bins.shape[:-3], bins.shape[-1] * bins.shape[-2]
-        flat = result.reshape(*lead, len(self.regions), size)
-        for number, taken in enumerate(self._taken):
-            one = bins[..., number, :, :].reshape(*lead, size)
-            flat[..., number, :] -= (one @ taken) @ taken.T
-        return flat.reshape(*lead, -1)
+        flat = bins.reshape(*bins.shape[:-3], -1)
+        return np.asarray(flat * self.weight.ravel() - (flat @ self._taken) @ self._taken.T)
 
     def value(self, theta: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """χ² (k,), the priors' share (k,), information (k, p, p) and score (k, p) at ``theta`` (k, p)."""
@@ -134,7 +130,7 @@ class Posterior:
 
     def climb(self, theta: Floats, steps: int, fixed: int | None = None) -> tuple[Floats, Floats]:
         """Follow guesses (k, p) uphill, the unknown ``fixed`` where it is; where they end, and −2 log posterior there."""
-        theta = np.clip(theta, self.low, self.high)
+        theta = self.model.within(theta)
         damping = np.full(len(theta), 1e-3)
         chi2, prior, information, score = self.value(theta)
         best = chi2 + prior
@@ -151,7 +147,7 @@ class Posterior:
             diagonal += diagonal * damping[at, None] + held + 1e-12
             step = np.linalg.solve(curvature, np.where(held, 0.0, score[at])[..., None])[..., 0]
             step /= np.maximum(np.abs(step / self._trust).max(axis=1, keepdims=True), 1.0)
-            proposed = np.clip(theta[at] + step, self.low, self.high)
+            proposed = self.model.within(theta[at] + step)
             c, p, i, s = self.value(proposed)
             gained = best[at] - (c + p)
             better = gained > 0
@@ -160,7 +156,8 @@ class Posterior:
             information[up], score[up] = i[better], s[better]
             damping[up] = np.maximum(damping[up] / 5.0, 1e-8)
             damping[at[~better]] *= 6.0
-            ended = (better & (gained < _CONVERGED)) | (damping[at] > 1e5)
+            # A small gain of a heavily damped step says nothing.
+            ended = (better & (gained < _CONVERGED) & (damping[at] < 1e-2)) | (damping[at] > 1e5)
             going[at[ended]] = False
         return theta, best
 
@@ -223,7 +220,7 @@ class Posterior:
                             step[best, mine.index(place)], -limit, limit
                         )
             starts[row] = chosen
-        return np.clip(starts, self.low, self.high)
+        return self.model.within(starts)
 
     def solutions(self) -> list[Solution]:
         """All distinct maxima that were found, the best first."""
@@ -245,6 +242,8 @@ class Posterior:
         chi2, prior, information, _ = self.value(theta[None])
         covariance = inverse(information[0])
         held = (theta <= self.low) | (theta >= self.high)
+        for pair in self.model.lens_pairs:
+            held[pair] |= np.hypot(*(theta[pair] / self.high[pair])) >= 1.0 - 1e-6
         names = tuple(
             f"{n} of {self.regions[r].name}" if r >= 0 else n
             for (n, r), h in zip(self.model.layout.names, held, strict=True)
@@ -261,20 +260,21 @@ class Posterior:
         )
 
     def sandwich(self, solution: Solution) -> Floats:
-        """Covariance (p, p) of the solution from how blocks of cells differ, noise of any kind, and from errors of the library."""
+        """Covariance (p, p) of the solution from how bands of scan lines differ, noise of any kind, and from errors of the library.
+
+        Never less than the curvature tells: bands are few.
+        """
         total = np.zeros_like(solution.covariance)
-        size = BINS_SQUARED
+        size = self.data[0].size
         for number, region in enumerate(self.regions):
-            gain = solution.gain[:, number * size : (number + 1) * size]
-            pixels = np.maximum(region.pixels.sum(axis=0), 1.0)
-            # What each block adds to the mean, beyond its share.
-            part = (region.counts - region.pixels * region.mean) / pixels
-            moved = part.reshape(len(part), -1) @ gain.T
-            total += moved.T @ moved * len(part) / max(len(part) - 1, 1)
-            wrong = gain @ self.errors[number]
-            total += wrong @ wrong.T
+            moved = region.scatter() @ solution.gain[:, number * size : (number + 1) * size].T
+            total += moved.T @ moved
+        wrong = solution.gain @ self.errors
+        total += wrong @ wrong.T
         # Priors add what they do not know.
-        return total + solution.covariance @ np.diag(self.known) @ solution.covariance
+        total += solution.covariance @ np.diag(self.known) @ solution.covariance
+        least = np.sqrt(np.maximum(np.diag(solution.covariance) / np.maximum(np.diag(total), 1e-300), 1.0))
+        return np.asarray(total * least[:, None] * least)
 
 
 def _levels(image: Floats, data: Floats, weight: Floats) -> tuple[Floats, Floats]:
@@ -290,4 +290,3 @@ def _levels(image: Floats, data: Floats, weight: Floats) -> tuple[Floats, Floats
 
 #: Starts are compared as if the averaged cell were known no better than this signal to noise ratio, squared.
 _COMPARED = 2e5
-BINS_SQUARED = 32 * 32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,12 @@ _STEPS = {
     "C12_y": 6.0,
     "C21_x": 150.0,
     "C21_y": 150.0,
+    "d_x": 4.0,
+    "d_y": 4.0,
 }
 
-#: Cells along each edge of the images that are measured.
-_CELLS = 16
+#: Of tilt, thickness and lens, in this order.
+CONDITIONS = tuple(name for name in _STEPS if not name.startswith("d_"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,11 @@ class Forward:
     inversion: Inversion
     pixel: float
 
+    @cached_property
+    def noise(self) -> tuple[float, float]:
+        """See :func:`~tiltsim.explanation.apparent.noise_of`."""
+        return noise_of(self.inversion.regions)
+
     @property
     def variants(self) -> int:
         """Number of them; a reference comes after them."""
@@ -55,19 +63,19 @@ class Forward:
         theta = inversion.solution.theta.copy()
         for name, value in changes.items():
             theta[layout.place(name, -1 if (name, -1) in layout.names else variant)] = value
-        low, high = inversion.model.limits
-        theta = np.clip(theta, low, high)
+        theta = inversion.model.within(theta)
         region = inversion.regions[variant]
         period = inversion.model.predict(theta[None])[0][0, variant]
-        shown, _ = apparent_d(period, region.frame, self.pixel, noise_of(inversion.regions), cells=_CELLS)
-        return np.asarray(shown - inversion.d[variant])
+        shown = apparent_d(period, region.frame, self.pixel, self.noise)
+        true = [theta[layout.place(name, variant)] for name in ("d_x", "d_y")]
+        return np.asarray(shown - region.stretch() @ np.array(true))
 
     def tilted(self, variant: int, tilt: Floats, **changes: float) -> Floats:
         """As :meth:`bias`, with the beam in the variant's columns along ``tilt``, mrad along the image's axes."""
         along = np.linalg.solve(self.inversion.regions[variant].turn(), tilt)
         return self.bias(variant, tilt_x=float(along[0]), tilt_y=float(along[1]), **changes)
 
-    def slopes(self, variant: int, names: Sequence[str] = tuple(_STEPS)) -> tuple[list[str], Floats]:
+    def slopes(self, variant: int, names: Sequence[str] = CONDITIONS) -> tuple[list[str], Floats]:
         """Unknowns, along the lattice's axes, and the derivatives (2, unknown) of the bias by them."""
         layout, theta = self.inversion.model.layout, self.inversion.solution.theta
         low, high = self.inversion.model.limits

@@ -21,8 +21,8 @@ from tiltsim.synth.variants import variant
 
 Floats = NDArray[np.float64]
 
-#: Largest share of the lean; less evidence than this (of χ²) leaves readings of the signs open.
-_LARGEST_SHARE, _DECIDED = 1.1, 4.0
+#: Largest share of the lean; less evidence than this (of χ²) leaves readings of the grain open, and of the signs along the beam.
+_LARGEST_SHARE, _DECIDED, _SIGNS = 1.1, 4.0, 9.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +36,15 @@ class Leans:
     share, share_std : float
         Of the full rhombohedral lean.
     along : tuple of int
-        Sign z of d along the beam of each variant; 0 for the reference.
+        Sign z of d along the beam of each variant; 0 for the reference, and where its lean does not tell.
     leans : ndarray (region, 2)
         tilt_v − grain, mrad.
     chi2 : float
         Of ``freedom``.
     freedom : int
     decided : bool
-        Whether no other reading of the signs explains the tilts nearly as well with another grain.
+        Whether nothing else explains the tilts nearly as well with another grain: another reading of the signs, or another share where
+        all variants lean alike.
     """
 
     grain: Floats
@@ -89,19 +90,27 @@ def part_leans(tilts: Floats, covariance: Floats, d: Sequence[Floats | None]) ->
     found = []
     for along in product(*choices):
         lean = np.concatenate([-size * z * s for z, s in zip(along, signs, strict=True)])
-        design = root @ np.column_stack([np.tile(np.eye(2), (len(tilts), 1)), lean])
+        plain = np.column_stack([np.tile(np.eye(2), (len(tilts), 1)), lean])
+        design = root @ plain
+        told = np.linalg.matrix_rank(plain) == 3
         solution = np.linalg.lstsq(design, target, rcond=None)[0]
-        if not 0.0 <= solution[2] <= _LARGEST_SHARE:
-            solution[2] = np.clip(solution[2], 0.0, _LARGEST_SHARE)
+        if not told or not 0.0 <= solution[2] <= _LARGEST_SHARE:
+            solution[2] = np.clip(solution[2], 0.0, _LARGEST_SHARE) if told else 0.0
             solution[:2] = np.linalg.lstsq(design[:, :2], target - design[:, 2] * solution[2], rcond=None)[0]
         error = np.linalg.pinv(design.T @ design)
-        found.append((float(((target - design @ solution) ** 2).sum()), along, solution, error))
+        found.append((float(((target - design @ solution) ** 2).sum()), along, solution, error, told))
     found.sort(key=lambda one: one[0])
-    chi2, along, solution, error = found[0]
-    rivals = [s for c, _, s, _ in found[1:] if c - chi2 < _DECIDED]
+    chi2, along, solution, error, told = found[0]
     spread = np.sqrt(np.diag(error))
-    apart = max((float(np.abs(s[:2] - solution[:2]).max()) for s in rivals), default=0.0)
+    if not told:
+        # All lean alike: any share goes with a grain moved along.
+        spread = spread + _LARGEST_SHARE / np.sqrt(12.0) * np.array([size, size, 1.0])
+    rivals = [one for one in found[1:] if one[0] - chi2 < _DECIDED]
+    apart = max((float(np.abs(one[2][:2] - solution[:2]).max()) for one in rivals), default=0.0)
+    decided = all(one[4] for one in (found[0], *rivals)) and apart < 3 * float(spread[:2].max())
+    readings = np.array([one[1] for one in found if one[0] - chi2 < _SIGNS])
+    sure = (readings == readings[0]).all(axis=0) & (solution[2] > 3.0 * spread[2])
     return Leans(
-        solution[:2], spread[:2], float(solution[2]), float(spread[2]), tuple(int(z) for z in along),
-        tilts - solution[:2], chi2, 2 * len(tilts) - 3, apart < 3 * float(spread[:2].max()),
+        solution[:2], spread[:2], float(solution[2]), float(spread[2]),
+        tuple(int(z) if s else 0 for z, s in zip(along, sure, strict=True)), tilts - solution[:2], chi2, 2 * len(tilts) - 3, decided,
     )  # fmt: skip

@@ -17,6 +17,9 @@ Floats = NDArray[np.float64]
 #: of a bin's thousand components, a wrong model in these.
 HARMONICS = 6
 
+#: Largest reduced χ² that an answer may leave, and the chance below which a fit is called wrong however small its χ².
+WORST_CHI2, BY_CHANCE = 1.6, 1e-4
+
 #: Directions known better than this share of the best are as if known exactly, and left out.
 _RANK = 1e-7
 
@@ -33,7 +36,7 @@ class Misfit:
     chance : float
         With which a faithful model would leave as much.
     noise : float
-        Variance of the averaged cells' coarse structure as blocks of cells show it, over that from the scatter of pixels.
+        Variance of the averaged cells' coarse structure as bands of scan lines show it, over that from the scatter of pixels.
     """
 
     chi2: float
@@ -82,7 +85,10 @@ def find_misfit(posterior: Posterior, solution: Solution) -> Misfit:
     slopes = posterior.model.predict(solution.theta[None])[1][0].reshape(len(solution.theta), -1)
     # What is left over of an error ε of the data: (1 − J G) ε, J the slopes and G the gain.
     coarse = np.einsum("mb,prb->rmp", modes, slopes.reshape(len(slopes), count, size))
-    total = np.zeros((count * len(modes),) * 2)
+    total, wrong = (
+        np.zeros((count * len(modes),) * 2),
+        np.zeros((count * len(modes), posterior.errors.shape[1])),
+    )
     for number in range(count):
         block = slice(number * size, (number + 1) * size)
         moved = -coarse.reshape(-1, len(slopes)) @ solution.gain[:, block]
@@ -90,8 +96,11 @@ def find_misfit(posterior: Posterior, solution: Solution) -> Misfit:
         weight = posterior.weight[number].ravel()
         variance = np.where(weight > 0, noise / np.maximum(weight, 1e-300), 0.0)
         total += (moved * variance) @ moved.T
-        wrong = moved @ posterior.errors[number]
-        total += wrong @ wrong.T
+        wrong += moved @ posterior.errors[block]
+    total += wrong @ wrong.T
+    # Priors pull: where an unknown lies away from its prior's mean, the best fit is not the nearest.
+    pulled = coarse.reshape(-1, len(slopes)) @ solution.covariance
+    total += (pulled * posterior.known) @ pulled.T
     power, vectors = np.linalg.eigh(total)
     known = power > _RANK * power[-1]
     parts = vectors[:, known].T @ left.ravel()
@@ -101,14 +110,10 @@ def find_misfit(posterior: Posterior, solution: Solution) -> Misfit:
 
 
 def _noise(posterior: Posterior, modes: Floats) -> float:
-    """Factor by which blocks of cells differ more than their pixels' scatter tells; at least 1."""
+    """Factor by which bands of scan lines differ more than their pixels' scatter tells; at least 1."""
     seen, expected = 0.0, 0.0
     for number, region in enumerate(posterior.regions):
-        pixels = np.maximum(region.pixels.sum(axis=0), 1.0)
-        part = ((region.counts - region.pixels * region.mean) / pixels).reshape(len(region.counts), -1)
-        blocks = len(part)
+        seen += float(((region.scatter() @ modes.T) ** 2).sum())
         weight = posterior.weight[number].ravel()
-        variance = np.where(weight > 0, 1.0 / np.maximum(weight, 1e-300), 0.0)
-        seen += float(((part @ modes.T) ** 2).sum()) * blocks / max(blocks - 1, 1)
-        expected += float((modes**2 @ variance).sum())
+        expected += float((modes**2 @ np.where(weight > 0, 1.0 / np.maximum(weight, 1e-300), 0.0)).sum())
     return max(seen / max(expected, 1e-300), 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +28,16 @@ OWN = {
 }  # fmt: skip
 
 #: Means and standard deviations of the Gaussian priors: what a corrected microscope's residual aberrations are, a source of 0.8 Å,
-#: a detector whose black level is roughly known. None of tilt, thickness and scale; d only has the library's range.
+#: a detector whose black level is known and taken off. None of tilt, thickness and scale; d only has the library's range.
 SOURCE = 0.8**2 / (8 * np.log(2))
 PRIORS: dict[str, tuple[float, float]] = {
     "source_xx": (SOURCE, 0.08), "source_yy": (SOURCE, 0.08), "source_xy": (0.0, 0.03),
     "defocus": (0.0, 20.0), "C12_x": (0.0, 10.0), "C12_y": (0.0, 10.0), "C21_x": (0.0, 300.0), "C21_y": (0.0, 300.0),
     "offset": (0.0, 0.1),
 }  # fmt: skip
+
+#: The same where nobody knows the black level: detectors' often lies at a third of the mean.
+UNKNOWN_BLACK: dict[str, tuple[float, float]] = PRIORS | {"offset": (0.0, 0.4)}
 
 #: How far a step may go at once.
 TRUST = {
@@ -93,15 +97,18 @@ class Model:
     library : Library
         With a lens.
     regions : sequence of Region
+    samarium : float
+        Fraction, in the film.
     """
 
-    def __init__(self, library: Library, regions: Sequence[Region]) -> None:
+    def __init__(self, library: Library, regions: Sequence[Region], samarium: float = 0.0) -> None:
+        self.samarium = samarium
         self.library, self.layout = library, Layout(tuple(r.material for r in regions))
         self._material = np.array([library.materials.index(r.material) for r in regions])
         self._edges = np.stack([r.edges for r in regions])
         self._offset = np.stack([r.offset for r in regions], axis=1)
 
-    @property
+    @cached_property
     def limits(self) -> tuple[Floats, Floats]:
         """Least and largest of every unknown: the library's, and what makes sense."""
         library = self.library
@@ -116,6 +123,21 @@ class Model:
             "thickness": thin, "source_xx": _SHARPEST, "source_yy": _SHARPEST, "scale": 1e-6,
         }  # fmt: skip
         return self.layout.each(low), self.layout.each(high)
+
+    @cached_property
+    def lens_pairs(self) -> list[NDArray[np.int_]]:
+        """Places of the components of C12 and of C21: the library's lens holds discs of them."""
+        return [np.array([self.layout.place(f"{n}_{axis}") for axis in "xy"]) for n in ("C12", "C21")]
+
+    def within(self, theta: Floats) -> Floats:
+        """``theta`` (..., unknown) moved to where the library reaches."""
+        low, high = self.limits
+        theta = np.clip(theta, low, high)
+        for pair in self.lens_pairs:
+            theta[..., pair] /= np.maximum(np.hypot(*np.moveaxis(theta[..., pair] / high[pair], -1, 0)), 1.0)[
+                ..., None
+            ]
+        return np.asarray(theta)
 
     def predict(self, theta: Floats) -> tuple[Floats, Floats]:
         """Images of all regions and their derivatives.
@@ -150,6 +172,7 @@ class Model:
             samples=BINS,
             aberrations=np.stack([shared(name) for name in COMPONENTS], -1),
             edges=np.broadcast_to(self._edges, (k, count, 2)),
+            samarium=np.broadcast_to(np.where(self._material == 0, self.samarium, 0.0), (k, count)),
         )
         # The source acts on the image as it lies; the lattice's angle is small against what its covariance tells.
         kx = np.fft.rfftfreq(BINS)[None, :] * BINS / self._edges[:, 0, None, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,8 @@ Indices = NDArray[np.int64]
 #: Bins along a cell's edge: 0.12 Å.
 BINS = 32
 
-#: Blocks that each region's cells are parted into, about.
-BLOCKS = 30
+#: Blocks that each region's cells are parted into, about, and most bands of its scan lines.
+BLOCKS, BANDS = 30, 48
 
 #: The lattice that cells are folded by is that of the fitted A columns, smoothed over so many cells: their errors, and what is random
 #: from cell to cell, must not sharpen or blur the average.
@@ -47,6 +46,8 @@ class Region:
         Of the library's.
     counts, pixels : ndarray, shape (block, n, n)
         Sum of the image, in units of its mean, and number of pixels, in bins k / n of a cell (y, x), an A column at 0.
+    band_counts, band_pixels : ndarray, shape (band, n, n)
+        The same by bands of scan lines (along x), about a cell high: what lines share, bands do not.
     offset : ndarray, shape (2, n, n)
         Mean place (x, y) of a bin's pixels relative to its middle, cells.
     variance : ndarray, shape (n, n)
@@ -60,13 +61,15 @@ class Region:
     places : ndarray, shape (block, 2)
         Middle (x, y) of every block, Å.
     apparent, apparent_cov : ndarray, shapes (2,), (2, 2)
-        Mean of the fitted d of the cells that are averaged, pm, along the image's axes, and its covariance from blocks.
+        Mean of the fitted d of the cells that are averaged, pm, along the image's axes, and its covariance from bands.
     """
 
     name: str
     material: str
     counts: Floats
     pixels: Floats
+    band_counts: Floats
+    band_pixels: Floats
     offset: Floats
     variance: Floats
     frame: Floats
@@ -80,6 +83,26 @@ class Region:
     def mean(self) -> Floats:
         """(n, n) The averaged cell; 0 where no pixel fell."""
         return np.asarray(self.counts.sum(axis=0) / np.maximum(self.pixels.sum(axis=0), 1.0))
+
+    def scatter(self) -> Floats:
+        """(band, n · n) What each band of scan lines adds to :attr:`mean` beyond its share, less what changes evenly along y.
+
+        The sum of outer products estimates the covariance of the mean, whatever its noise. A tilt or thickness that changes along the
+        image is no noise of the mean.
+        """
+        number = self.band_pixels.sum(axis=0)
+        part = (self.band_counts - self.band_pixels * self.mean) / np.maximum(number, 1.0)
+        part = part.reshape(len(part), -1)
+        count = len(part)
+        if count < 4:
+            return np.asarray(part * np.sqrt(count / max(count - 1, 1)))
+        weight = np.sqrt(self.band_pixels.sum(axis=(1, 2)))
+        along = np.arange(count) - (weight**2 @ np.arange(count)) / (weight**2).sum()
+        line = weight * along
+        # Each band's share is its deviation times its size: deviations follow the line, shares it times the size.
+        slope = (along @ part) / max(float(line @ line), 1e-300)
+        part = part - (weight**2 * along)[:, None] * slope
+        return np.asarray(part * np.sqrt(count / (count - 2)))
 
     @property
     def weight(self) -> Floats:
@@ -159,13 +182,13 @@ def gather(
             "image: its mean is not positive; give an image whose background is not taken off."
         )
     found: list[Region] = []
-    for label, averaged, (light, fraction, cell) in chosen:
+    for label, averaged, (light, fraction, cell, line) in chosen:
         number = len([r for r in found if r.name != "reference"]) + 1
         found.append(
             _region(
                 "reference" if label == reference else f"variant {number}",
                 substrate if label == reference else film,
-                light / level, fraction, cell, measurement, averaged, np.flatnonzero(labels == label), at,
+                light / level, fraction, cell, line, measurement, averaged, np.flatnonzero(labels == label), at,
             )
         )  # fmt: skip
     return found
@@ -173,8 +196,8 @@ def gather(
 
 def _unfolded(
     measurement: Measurement, values: Floats, at: Indices, averaged: NDArray[np.bool_], origin: Indices
-) -> tuple[Floats, Floats, Indices]:
-    """Pixels of the ``averaged`` cells: values (n,), places in their cell (n, 2) and cells (n, 2).
+) -> tuple[Floats, Floats, Indices, Floats]:
+    """Pixels of the ``averaged`` cells: values (n,), places in their cell (n, 2), cells (n, 2) and y (n,), Å.
 
     Each region has a lattice of its own: smoothed across an interface, it would fall between both.
     """
@@ -204,14 +227,14 @@ def _unfolded(
     near = binary_dilation(np.pad(wanted, 1), np.ones((3, 3)))
     cell = np.clip(np.floor(place).astype(np.int64) + 1, 0, np.array(near.shape) - 1)
     close = near[tuple(cell.T)]
-    flat, light, place = flat[close], light[close], place[close]
+    flat, light, place, line = flat[close], light[close], place[close], y[np.isfinite(values)][close]
     for _ in range(_ROUNDS):
         moved = [map_coordinates(s, place.T, order=1, mode="nearest") for s in smooth]
         place = (flat - np.stack(moved, -1)) @ inverse
     cell = np.floor(place).astype(np.int64)
     inside = np.asarray(((cell >= 0) & (cell < wanted.shape)).all(axis=1))
     inside[inside] = wanted[tuple(cell[inside].T)]
-    return light[inside], (place - cell)[inside], cell[inside]
+    return light[inside], (place - cell)[inside], cell[inside], line[inside]
 
 
 def _inner_labels(at: Indices, labels: NDArray[np.int_]) -> Indices:
@@ -226,7 +249,7 @@ def _inner_labels(at: Indices, labels: NDArray[np.int_]) -> Indices:
 
 
 def _region(
-    name: str, material: str, values: Floats, fraction: Floats, cell: Indices, measurement: Measurement,
+    name: str, material: str, values: Floats, fraction: Floats, cell: Indices, line: Floats, measurement: Measurement,
     averaged: NDArray[np.bool_], rows: Indices, at: Indices,
 ) -> Region:  # fmt: skip
     count = int(averaged.sum())
@@ -240,11 +263,23 @@ def _region(
     index = (whole[:, 1].astype(int) % BINS) * BINS + whole[:, 0].astype(int) % BINS
     blocks = int(keys.max()) + 1
 
-    def gathered(weights: Floats | None = None, by_block: bool = False) -> Floats:
-        where = block * BINS**2 + index if by_block else index
-        length = (blocks if by_block else 1) * BINS**2
-        total = np.bincount(where, weights, length).astype(float)
-        return total.reshape((blocks, BINS, BINS) if by_block else (BINS, BINS))
+    frame = np.column_stack(
+        [
+            np.nanmean(measurement.unit_cells[name].values[averaged], axis=0)
+            for name in ("vector_a", "vector_b")
+        ]
+    )
+    low, high = line.min(), line.max() + 1e-9
+    bands = int(np.clip((high - low) / np.hypot(*frame).mean(), 1, BANDS))
+    b = np.stack([measurement.unit_cells[n].values[averaged] for n in ("x", "y")], -1)
+
+    def band_of(y: Floats) -> Indices:
+        return np.clip(((y - low) / (high - low) * bands).astype(np.int64), 0, bands - 1)
+
+    def gathered(weights: Floats | None = None, group: Indices | None = None, groups: int = 1) -> Floats:
+        where = index if group is None else group * BINS**2 + index
+        total = np.bincount(where, weights, groups * BINS**2).astype(float)
+        return total.reshape((BINS, BINS) if group is None else (groups, BINS, BINS))
 
     number = gathered()
     apart = (place - whole) / BINS
@@ -259,25 +294,15 @@ def _region(
     freedom = gaussian_filter(np.maximum(enough - 1.0, 0.0), _BLUR, mode="wrap")
     scatter = gaussian_filter(np.where(enough > 0, gathered(left), 0.0), _BLUR, mode="wrap")
     variance = scatter / np.maximum(freedom, 1e-9) / np.maximum(number, 1.0)
-    frame = np.column_stack(
-        [
-            np.nanmean(measurement.unit_cells[name].values[averaged], axis=0)
-            for name in ("vector_a", "vector_b")
-        ]
-    )
     d = measurement.unit_cells["d"].values[averaged]
-    blocks_d = np.stack([np.bincount(keys.ravel(), d[:, n], blocks) for n in (0, 1)], -1)
     size_of = np.bincount(keys.ravel(), minlength=blocks)
-    b = np.stack([measurement.unit_cells[n].values[averaged] for n in ("x", "y")], -1)
     places = np.stack([np.bincount(keys.ravel(), b[:, n], blocks) for n in (0, 1)], -1) / size_of[:, None]
-    left_d = blocks_d - size_of[:, None] * d.mean(axis=0)
+    rows_of = band_of(b[:, 1])
+    left_d = np.stack([np.bincount(rows_of, (d - d.mean(axis=0))[:, n], bands) for n in (0, 1)], -1)
+    seen = max(len(np.unique(rows_of)), 2)
+    band = band_of(line)
     return Region(
-        name, material, gathered(values, True), gathered(None, True), offset, variance,
-        frame, count, rows, places, d.mean(axis=0),
-        left_d.T @ left_d / count**2 * blocks / max(blocks - 1, 1),
+        name, material, gathered(values, block, blocks), gathered(None, block, blocks),
+        gathered(values, band, bands), gathered(None, band, bands), offset, variance,
+        frame, count, rows, places, d.mean(axis=0), left_d.T @ left_d / count**2 * seen / (seen - 1),
     )  # fmt: skip
-
-
-def total_cells(regions: Sequence[Region]) -> int:
-    """Cells that all regions average."""
-    return sum(r.cells for r in regions)

@@ -7,30 +7,33 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
 from tiltsim.explanation.estimators import Estimate
 from tiltsim.explanation.inversion import Inversion, in_image_axes
+from tiltsim.explanation.leans import Leans
+from tiltsim.explanation.misfit import BY_CHANCE, WORST_CHI2
 from tiltsim.explanation.model import OWN, SHARED
 from tiltsim.explanation.profiles import Profile
 
 Floats = NDArray[np.float64]
 
-#: Largest reduced χ² of the averaged cells' coarse structure that the model may leave.
-WORST_CHI2 = 2.0
-
 #: Largest standard error of the bias, pm, and of tilt, mrad, along either axis; smaller for one variant without a reference, where
 #: nothing checks the answer.
 LARGEST_BIAS_STD, LARGEST_TILT_STD, ALONE = 1.5, 1.5, 0.7
 
-#: Fewest cells of a variant that stands alone.
-FEWEST_ALONE = 20
+#: Fewest cells that are averaged in all, and of each variant.
+FEWEST_CELLS, FEWEST_EACH = 20, 10
 
-#: Rival solutions matter if they say another bias by this much, pm.
-RIVAL_BIAS = 1.5
+#: Two domains are different variants if their d differ by this angle at least, degrees.
+_APART = 45.0
+
+#: Rival solutions matter if they say another bias by this much, pm, or another tilt, mrad.
+RIVAL_BIAS, RIVAL_TILT = 1.5, 1.5
 
 #: Estimators contradict each other if a difference like theirs would occur by chance less often than once in a thousand:
 #: χ² of two components. Beyond their own errors, what each takes for granted may be out by this much, pm.
-CONTRADICTION, GRANTED = 13.8, 1.5
+CONTRADICTION, GRANTED = 13.8, 0.5
 
 #: Largest profiled interval that holds 90 %, as a multiple of the one that the standard error gives.
 LARGEST_STRETCH = 1.6
@@ -91,7 +94,12 @@ class Verdict:
     weakest: str
 
 
-def judge(inversion: Inversion, estimates: Sequence[Estimate], profiles: Sequence[Profile] = ()) -> Verdict:
+def judge(
+    inversion: Inversion,
+    estimates: Sequence[Estimate],
+    profiles: Sequence[Profile] = (),
+    leans: Leans | None = None,
+) -> Verdict:
     """Decide whether the inversion's answer is given.
 
     Parameters
@@ -100,15 +108,20 @@ def judge(inversion: Inversion, estimates: Sequence[Estimate], profiles: Sequenc
     estimates : sequence of Estimate
         The inversion's first.
     profiles : sequence of Profile
+    leans : Leans, optional
+        Whether these explain all tilts says what a reference's contradiction means.
     """
     variants = [r for r in inversion.regions if r.name != "reference"]
-    alone = len(variants) == 1 and len(inversion.regions) == 1
+    count = len(variants)
+    alone = len(inversion.regions) == count and not _differ(inversion.d[:count])
     objections: list[str] = []
     remarks: list[str] = []
-    if inversion.misfit.reduced > WORST_CHI2:
+    misfit = inversion.misfit
+    if misfit.reduced > WORST_CHI2 or misfit.chance < BY_CHANCE:
         objections.append(
-            f"the averaged cells differ from every image of the library by more than their noise (reduced χ² "
-            f"{inversion.misfit.reduced:.1f}, at most {WORST_CHI2:g}): microscope, crystal or aberrations are not those of the library"
+            f"the averaged cells differ from every image of the library by more than noise and the library's own errors (reduced χ² "
+            f"{misfit.reduced:.2f}, by chance once in {1 / max(misfit.chance, 1e-99):.0e}): microscope, crystal or aberrations are not the "
+            "library's"
         )
     ended = [name for name in inversion.solution.at_limit if name.split(" of ")[0] in _TELLING]
     if ended:
@@ -125,17 +138,23 @@ def judge(inversion: Inversion, estimates: Sequence[Estimate], profiles: Sequenc
                 f"{name} is known to ± {worst:.1f} {unit} only (at most {limit:.1f}"
                 f"{' with one variant and no reference' if alone else ''})"
             )
-    few = [r for r in variants if r.cells < FEWEST_ALONE]
-    if alone and few:
-        objections.append(f"only {few[0].cells} cells are averaged (at least {FEWEST_ALONE})")
+    few = sum(r.cells for r in variants)
+    if few < FEWEST_CELLS:
+        objections.append(f"only {few} cells are averaged (at least {FEWEST_CELLS})")
+    for region in variants:
+        if few >= FEWEST_CELLS and region.cells < FEWEST_EACH:
+            objections.append(
+                f"only {region.cells} cells of {region.name} are averaged (at least {FEWEST_EACH})"
+            )
     for rival in inversion.rivals:
-        _, d, _, _ = in_image_axes(inversion.model, inversion.regions, rival.theta)
-        apart = float(np.abs(d - inversion.d)[: len(variants)].max())
-        if apart > RIVAL_BIAS:
+        tilt, d, _, _ = in_image_axes(inversion.model, inversion.regions, rival.theta)
+        apart = float(np.abs(d - inversion.d)[:count].max())
+        turned = float(np.abs(tilt - inversion.tilt)[:count].max())
+        if apart > RIVAL_BIAS or turned > RIVAL_TILT:
             place = inversion.model.layout.place("thickness")
             objections.append(
                 f"another solution, at a thickness of {rival.theta[place] / 10:.0f} nm, explains the image nearly as well and "
-                f"differs by {apart:.1f} pm"
+                f"differs by {apart:.1f} pm and {turned:.1f} mrad"
             )
             break
     for one in profiles:
@@ -151,9 +170,12 @@ def judge(inversion: Inversion, estimates: Sequence[Estimate], profiles: Sequenc
             continue
         clash = contradiction(own, other)
         if clash > CONTRADICTION:
-            text = f"{other.name} contradicts the image inversion (χ² {clash:.0f} for two components)"
-            # What others take for granted is more than the joint fit does: they warn.
-            (objections if other.name == "null reference" else remarks).append(text)
+            # What others take for granted is more than the joint fit does: they warn. A reference does not where leans tell why.
+            grave = other.name == "null reference" and (
+                leans is None or chi2.sf(leans.chi2, max(leans.freedom, 1)) < BY_CHANCE
+            )
+            text = f"{other.name} contradicts the image inversion (χ² {clash:.0f} for two components); it assumes that {other.assumes}"
+            (objections if grave else remarks).append(text)
     return Verdict(
         not objections,
         tuple(objections),
@@ -161,6 +183,12 @@ def judge(inversion: Inversion, estimates: Sequence[Estimate], profiles: Sequenc
         _advice(inversion, bool(objections)),
         weakest(inversion),
     )
+
+
+def _differ(d: Floats) -> bool:
+    """Whether some of d (variant, 2) point in unlike directions."""
+    unit = d / np.maximum(np.hypot(*d.T), 1e-9)[:, None]
+    return bool((unit @ unit.T).min() < np.cos(np.radians(_APART)))
 
 
 def contradiction(one: Estimate, other: Estimate) -> float:
@@ -178,7 +206,7 @@ def _advice(inversion: Inversion, needed: bool) -> tuple[str, ...]:
         return ()
     variants = [r for r in inversion.regions if r.name != "reference"]
     found = []
-    if inversion.misfit.reduced > WORST_CHI2:
+    if inversion.misfit.reduced > WORST_CHI2 or inversion.misfit.chance < BY_CHANCE:
         found.append(
             "a library built for this microscope and detector (`tiltsim library build --lens`), and less three-fold "
             "astigmatism and coma"

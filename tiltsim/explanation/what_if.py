@@ -16,6 +16,8 @@ from analysis.drawing import CONVENTION, SMALL, TEXT
 from tiltsim.errors import SettingsError
 from tiltsim.explanation.explaining import Explanation
 from tiltsim.explanation.forward import Forward
+from tiltsim.explanation.inversion import shared_turn
+from tiltsim.explanation.model import SHARED
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +35,7 @@ class WhatIf:
     thickness, defocus : float, optional
         Å.
     coma, astigmatism : (float, float), optional
-        C21 along x and y, C12 along 0° and 45°, Å.
+        C21 along x and y, C12 along 0° and 45° of the image, Å.
     """
 
     tilt: tuple[float, float] | None = None
@@ -100,21 +102,31 @@ def what_if(found: Explanation, changed: WhatIf) -> xr.Dataset:
     for name, value in (("thickness", changed.thickness), ("defocus", changed.defocus)):
         if value is not None:
             replaced[name] = value
+    back = np.linalg.inv(shared_turn(found.regions[0]))
+    names = list(SHARED)
     for prefix, pair in (("C21", changed.coma), ("C12", changed.astigmatism)):
         if pair is not None:
-            replaced |= {f"{prefix}_x": pair[0], f"{prefix}_y": pair[1]}
+            at = [names.index(f"{prefix}_{axis}") for axis in "xy"]
+            along = back[np.ix_(at, at)] @ pair
+            replaced |= {names[place]: float(value) for place, value in zip(at, along, strict=True)}
     low, high = inversion.model.limits
+    layout = inversion.model.layout
+    asked = np.where(np.isfinite(high), 0.5 * (low + high), 1.0)
     for name, value in replaced.items():
-        place = inversion.model.layout.place(name)
-        if not low[place] <= value <= high[place]:
+        asked[layout.place(name)] = value
+    moved = inversion.model.within(asked)
+    for name, value in replaced.items():
+        place = layout.place(name)
+        if abs(moved[place] - value) > 1e-6 * high[place]:
             raise SettingsError(
-                f"--what-if {str(changed)!r}: {name} {value:g} Å lies outside the library's {low[place]:.4g} to {high[place]:.4g} Å."
+                f"--what-if {str(changed)!r}: {name} {value:g} Å lies outside what the library holds, {low[place]:.4g} to {high[place]:.4g} Å."
             )
     d = found.cells["d_corrected"].values.copy()
     for v in range(forward.variants):
         tilt = inversion.tilt[v]
         if changed.tilt is not None:
-            lean = np.zeros(2) if found.leans is None else found.regions[0].turn() @ found.leans.leans[v]
+            told = found.leans is not None and found.leans.decided
+            lean = found.regions[0].turn() @ found.leans.leans[v] if told and found.leans else np.zeros(2)
             tilt = np.array(changed.tilt) + lean
         if np.abs(np.linalg.solve(found.regions[v].turn(), tilt)).max() > library.tilt_limit:
             raise SettingsError(

@@ -29,7 +29,7 @@ _BEYOND = 0.5
 
 #: What a library holds, and what is added for a lens.
 _ARRAYS = ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3")
-_LENS_ARRAYS = ("lens_coefficients", "lens_scores_BiFeO3", "lens_scores_SrTiO3")
+_LENS_ARRAYS = ("lens_coefficients", "lens_scores_BiFeO3", "lens_scores_SrTiO3", "library_error")
 
 #: Thicknesses whose errors stand for that of a specimen.
 _NEAR_THICKNESSES = 3
@@ -136,7 +136,7 @@ class Library:
             Fraction of the beam; none where the library was built without a lens.
         """
         data = self.dataset
-        if "library_error" not in data:
+        if self.lens is None:
             return np.zeros((0, 1, 1))
         cells = data.error_cells.values
         apart = np.abs(cells - thickness / self.edges[material])
@@ -453,10 +453,10 @@ def open_library(path: str | Path) -> Library:
             "`tiltsim library build`."
         )
     library = Library(dataset)
-    wanted = dataset.attrs.get("content")
-    if wanted is not None and wanted != library.digest:
-        raise SettingsError(f"{path}: its numbers have changed since it was built; build it anew.")
     for name in (*_ARRAYS[1:], *(_LENS_ARRAYS if library.lens else ())):
         if name not in dataset or not np.isfinite(dataset[name].values).all():
             raise SettingsError(f"{path}: {name} is missing or not finite; build the library anew.")
+    wanted = dataset.attrs.get("content")
+    if wanted is not None and wanted != library.digest:
+        raise SettingsError(f"{path}: its numbers have changed since it was built; build it anew.")
     return library
