@@ -76,7 +76,7 @@ def tolerance(
         rows = [
             {
                 "energy_keV": float(e), "detector": str(d), "phase": str(p), "thickness_angstrom": float(t),
-                "tolerance_mrad": float(one.tolerance), "reached": bool(one.reached),
+                "tolerance_mrad": float(one.tolerance), "tolerance_sem": float(one.tolerance_sem), "reached": bool(one.reached),
                 "slope_pm_per_mrad": float(one.slope), "slope_sem": float(one.slope_sem),
             }
             for e in result.energy.values for d in result.detector.values for p in result.phase.values

@@ -71,7 +71,7 @@ def tilt_tolerance(
     Returns
     -------
     Dataset
-        dims (energy, detector, phase, thickness): ``tolerance`` (mrad), ``reached``; ``slope``, pm per mrad, largest in any direction, of a
+        dims (energy, detector, phase, thickness): ``tolerance`` (mrad) and ``tolerance_sem``, ``reached``; ``slope``, pm per mrad, largest in any direction, of a
         straight line through all tilts, and ``slope_sem``; ``change`` (…, axis, tilt) and ``change_sem``: length of the change of d, pm.
 
     Raises
@@ -142,13 +142,18 @@ def _of_response(response: xr.Dataset, target: float) -> xr.Dataset:
         reached[place] = bool(np.isfinite(best))
         tolerance[place] = min(best, float(tilt[-1]))
     slope = np.linalg.svd(slopes, compute_uv=False)[..., 0]
+    worst_sem = np.hypot(slope_sem[..., 0], slope_sem[..., 1]).max(axis=2)
     dims = ("phase", "thickness")
     return xr.Dataset(
         {
             "tolerance": (dims, tolerance, {"units": "mrad", "long_name": "largest tilt along x and y within the target"}),
             "reached": (dims, reached, {"long_name": "whether the target is exceeded at any tilt that was simulated"}),
             "slope": (dims, slope, {"units": "pm per mrad", "long_name": "largest in any direction, of a straight line through all tilts"}),
-            "slope_sem": (dims, np.hypot(slope_sem[..., 0], slope_sem[..., 1]).max(axis=2), {"units": "pm per mrad"}),
+            "tolerance_sem": (
+                dims, np.where(reached, worst_sem * tolerance**2 / target, np.nan),
+                {"units": "mrad", "long_name": "standard error, as if the change grew evenly up to there"},
+            ),
+            "slope_sem": (dims, worst_sem, {"units": "pm per mrad"}),
             "change": ((*dims, "axis", "tilt"), change, {"units": "pm"}),
             "change_sem": ((*dims, "axis", "tilt"), sem, {"units": "pm"}),
         },
@@ -170,25 +175,25 @@ def _crossing(tilt: Floats, change: Floats, target: float) -> float:
 
 
 def best_detectors(found: xr.Dataset) -> list[str]:
-    """A sentence for each energy, phase and thickness: the detector with the least slope, and how sure that is."""
+    """A sentence for each energy, phase and thickness: the detectors with the least slope, as far as errors tell them apart."""
     said = []
     for energy in found.energy.values:
         for phase in found.phase.values:
             for thickness in found.thickness.values:
                 one = found.sel(energy=energy, phase=phase, thickness=thickness)
-                order = np.argsort(one.slope.values)
-                best, worst = one.isel(detector=order[0]), one.isel(detector=order[-1])
-                apart = float(worst.slope - best.slope)
-                error = float(np.hypot(best.slope_sem, worst.slope_sem))
+                one = one.isel(detector=np.argsort(one.slope.values))
+                names, slope, sem = one.detector.values, one.slope.values, one.slope_sem.values
+                alike = slope - slope[0] <= _CLEAR * np.hypot(sem, sem[0])
                 text = f"{phase}, {energy:g} kV, {thickness / 10:g} nm: "
-                if len(order) < 2 or apart < _CLEAR * error:
+                if alike.all():
                     said.append(text + "no detector is clearly less sensitive than another")
-                else:
-                    said.append(
-                        text
-                        + f"{best.detector.item()} is least sensitive, {float(best.slope):.2f} pm per mrad "
-                        f"({worst.detector.item()}: {float(worst.slope):.2f})"
-                    )
+                    continue
+                best = " and ".join(str(n) for n in names[alike])
+                said.append(
+                    text
+                    + f"{best} {'is' if alike.sum() == 1 else 'are'} least sensitive, {slope[0]:.2f} ± {sem[0]:.2f} pm per mrad "
+                    f"(most: {names[-1]}, {slope[-1]:.2f} ± {sem[-1]:.2f})"
+                )
     return said
 
 

@@ -36,6 +36,8 @@ def test_a_straight_response_is_crossed_where_it_should_be():
     assert found.tolerance.item() == pytest.approx(4.0)
     assert found.reached.item()
     assert found.slope.item() == pytest.approx(0.5)
+    # 0.01 √2 pm per mrad of error at 4 mrad, where the change grows by 0.5 pm per mrad.
+    assert found.tolerance_sem.item() == pytest.approx(0.01 * np.sqrt(2) * 4.0 / 0.5, rel=0.01)
     assert found.change.sel(axis="x", tilt=8.0).item() == pytest.approx(4.0)
     assert found.change.sel(axis="y", tilt=8.0).item() == pytest.approx(0.0)
 
@@ -62,7 +64,12 @@ def test_best_detector_is_named_only_where_it_is_clear():
     table = xr.concat(rings, xr.DataArray(["a", "b"], dims="detector", name="detector")).expand_dims(
         energy=[200.0]
     )
-    assert "b is least sensitive, 0.20 pm per mrad (a: 0.50)" in best_detectors(table)[0]
+    assert "b is least sensitive, 0.20 ± 0.01 pm per mrad (most: a, 0.50 ± 0.01)" in best_detectors(table)[0]
+    three = [_of_response(response(s), 2.0) for s in (0.5, 0.2, 0.21)]
+    table = xr.concat(three, xr.DataArray(["a", "b", "c"], dims="detector", name="detector")).expand_dims(
+        energy=[200.0]
+    )
+    assert "b and c are least sensitive" in best_detectors(table)[0]
     alike = [_of_response(response(s), 2.0) for s in (0.5, 0.51)]
     table = xr.concat(alike, xr.DataArray(["a", "b"], dims="detector", name="detector")).expand_dims(
         energy=[200.0]
