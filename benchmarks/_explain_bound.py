@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -33,27 +36,40 @@ def bound_study(path: Path, *, quick: bool = False, trials: int = 12, seed: int 
         dims (dose, cells): ``ratio_tilt``, ``ratio_d`` and ``bound_tilt`` (mrad, median), with aberrations known, and the same
         ``…_with_lens`` with all of them unknown.
     """
-    library = tiltsim.open_library(path)
     doses, cells = (_DOSES[:1], _CELLS[1:2]) if quick else (_DOSES, _CELLS)
     names = [f"{a}_{b}{c}" for a in ("ratio", "bound") for b in ("tilt", "d") for c in ("", "_with_lens")]
     table = {n: np.zeros((len(doses), len(cells))) for n in names}
-    for i, dose in enumerate(doses):
-        for j, count in enumerate(cells):
-            for ending, lens in (("", False), ("_with_lens", True)):
-                pulls: dict[str, list[np.ndarray]] = {"tilt": [], "d": []}
-                bounds: dict[str, list[np.ndarray]] = {"tilt": [], "d": []}
-                for trial in range(2 if quick else trials):
-                    rng = np.random.default_rng([seed, i, j, trial])
-                    for name, (error, bound) in _one(library, dose, count, lens, rng).items():
-                        pulls[name].append(error / bound)
-                        bounds[name].append(bound)
-                for name in pulls:
-                    table[f"ratio_{name}{ending}"][i, j] = np.sqrt(np.mean(np.square(pulls[name])))
-                    table[f"bound_{name}{ending}"][i, j] = np.median(bounds[name])
+    jobs = [
+        (str(path), dose, count, lens, 2 if quick else trials, (seed, i, j))
+        for i, dose in enumerate(doses) for j, count in enumerate(cells) for lens in (False, True)
+    ]  # fmt: skip
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for (_, _, _, lens, _, (_, i, j)), found in zip(jobs, pool.map(_trials, jobs), strict=True):
+            ending = "_with_lens" if lens else ""
+            for name, (error, bound) in found.items():
+                table[f"ratio_{name}{ending}"][i, j] = np.sqrt(np.mean(np.square(error / bound)))
+                table[f"bound_{name}{ending}"][i, j] = np.median(bound)
     return xr.Dataset(
         {n: (("dose", "cells"), v) for n, v in table.items()},
         coords={"dose": list(doses), "cells": list(cells)},
     )
+
+
+@lru_cache(maxsize=1)
+def _library(path: str) -> tiltsim.Library:
+    return tiltsim.open_library(path)
+
+
+def _trials(
+    job: tuple[str, float, int, bool, int, tuple[int, int, int]],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Errors and bounds (crystal, component) of tilt and d of several crystals; for a pool of processes."""
+    path, dose, count, lens, trials, seeds = job
+    found = [
+        _one(_library(path), dose, count, lens, np.random.default_rng([*seeds, trial]))
+        for trial in range(trials)
+    ]
+    return {name: tuple(np.stack([f[name][k] for f in found]) for k in (0, 1)) for name in ("tilt", "d")}  # type: ignore[misc]
 
 
 def _one(
@@ -72,8 +88,9 @@ def _one(
     electrons = dose * edge**2 / BINS**2 * cells / blocks
     counts = rng.poisson(np.maximum(image, 0) * electrons, (blocks, BINS, BINS)) / electrons
     level = image.mean()
+    ones = np.ones_like(counts)
     region = Region(
-        "variant 1", "BiFeO3", counts / level, np.ones_like(counts), np.zeros((2, BINS, BINS)),
+        "variant 1", "BiFeO3", counts / level, ones, counts / level, ones, np.zeros((2, BINS, BINS)),
         np.maximum(image, 1e-6) / electrons / blocks / level**2, np.eye(2) * edge, cells, np.arange(cells), np.zeros((blocks, 2)), d, np.eye(2),
     )  # fmt: skip
     model = Model(library, [region])
