@@ -20,9 +20,10 @@ def plot_blind(answers: Mapping[str, Sequence[Answer]]) -> Figure:
     figure = Figure(figsize=(10.6, 6.8), layout="constrained")
     axes = figure.subplots(2, 2)
     told = [a for a in answers["blind"] if a.identified]
-    _tilt(axes[0, 0], told)
-    _comparators(axes[0, 1], told)
-    _pulls(axes[1, 0], told)
+    if told:
+        _tilt(axes[0, 0], told)
+        _comparators(axes[0, 1], told)
+        _pulls(axes[1, 0], told)
     _verdicts(axes[1, 1], answers)
     for ax in axes.ravel():
         ax.tick_params(labelsize=SMALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -27,29 +27,30 @@ SETS = {
 UNDECIDABLE = ("three-fold", "wrong aperture", "few cells", "few electrons")
 
 
-def film_sets(count: int, others: int) -> dict[str, list[Film]]:
-    """Films by set: ``count`` blind ones, ``others`` of each other kind."""
+def film_sets(count: int, others: int, cells: int | None = None) -> dict[str, list[Film]]:
+    """Films by set: ``count`` blind ones, ``others`` of each other kind; all of ``cells`` thickness, where given."""
     rng = np.random.default_rng(5)
+    thick = {} if cells is None else {"cells": cells}
 
-    def one_variant(number: int, seed: int, **changes: object) -> Film:
-        return draw_film(number, seed, variants=draw_film(number, seed).variants[:1], **changes)
+    def drawn(number: int, name: str, **changes: object) -> Film:
+        return draw_film(number, SETS[name], **thick, **changes)
+
+    def one_variant(number: int, name: str, **changes: object) -> Film:
+        return drawn(number, name, variants=drawn(number, name).variants[:1], **changes)
 
     turns = rng.uniform(0, 2 * np.pi / 3, others)
     return {
-        "blind": [draw_film(n, SETS["blind"], substrate=0.3 if n % 4 == 0 else 0.0) for n in range(count)],
-        "single": [one_variant(n, SETS["single"]) for n in range(others)],
+        "blind": [drawn(n, "blind", substrate=0.3 if n % 4 == 0 else 0.0) for n in range(count)],
+        "single": [one_variant(n, "single") for n in range(others)],
         "three-fold": [
-            draw_film(n, SETS["three-fold"], faults={"C23": 1000.0, "phi23": float(turns[n])}) for n in range(others)
+            drawn(n, "three-fold", faults={"C23": 1000.0, "phi23": float(turns[n])}) for n in range(others)
         ],
         "wrong aperture": [
-            draw_film(n, SETS["wrong aperture"], microscope=Microscope(semiangle_cutoff=25.0, source_fwhm=0.0))
-            for n in range(others)
+            drawn(n, "wrong aperture", microscope=Microscope(semiangle_cutoff=25.0, source_fwhm=0.0)) for n in range(others)
         ],
-        "few cells": [one_variant(n, SETS["few cells"], size=112) for n in range(others)],
-        "few electrons": [one_variant(n, SETS["few electrons"], dose=1e3, size=400) for n in range(others)],
-        "reference": [
-            replace(draw_film(n, SETS["reference"], substrate=0.35), lean_scale=0.0) for n in range(others)
-        ],
+        "few cells": [one_variant(n, "few cells", size=112) for n in range(others)],
+        "few electrons": [one_variant(n, "few electrons", dose=1e3, size=400) for n in range(others)],
+        "reference": [drawn(n, "reference", substrate=0.35, lean_scale=0.0) for n in range(others)],
     }  # fmt: skip
 
 

@@ -26,7 +26,9 @@ from _explain_figures import plot_blind
 from _explain_films import UNDECIDABLE, Answer, answer_film, comparison, film_sets, statistics
 
 import analysis
+import tiltsim
 from tiltsim.explaining import ExplainOptions, explain_into
+from tiltsim.lens import LensBox
 
 #: Films of the blind set and of every other one; phonon pairs behind their images.
 _FULL, _QUICK = (44, 10, 6), (2, 1, 1)
@@ -36,11 +38,15 @@ def main() -> None:
     """Run all of it."""
     argue = parser(__doc__ or "")
     argue.add_argument(
-        "--library", type=Path, required=True, help="built with `tiltsim library build --lens`"
+        "--library",
+        type=Path,
+        help="built with `tiltsim library build --lens`; default: built anew into --out, an hour (--quick: a small one)",
     )
     argue.add_argument("--out", type=Path, default=Path("out/explain_benchmark"))
     options = argue.parse_args()
-    result: dict[str, Any] = {"machine": machine(), "library": str(options.library.name)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.library = options.library or new_library(options)
+    result: dict[str, Any] = {"machine": machine(), "library": tiltsim.open_library(options.library).digest}
     films, images = simulated(options)
     answers = answered(options, films, images)
     result["sets"] = {name: statistics(found) for name, found in answers.items()}
@@ -70,11 +76,21 @@ def main() -> None:
         options.json.write_text(text + "\n", encoding="utf-8")
 
 
+def new_library(options: argparse.Namespace) -> Path:
+    """Build the default library with a lens, or a small one."""
+    request = tiltsim.LibraryRequest(lens=LensBox(), d_steps=2)
+    if options.quick:
+        request = replace(
+            request, tilts=5, thickest=120.0, d_steps=1, phonons=tiltsim.FrozenPhonons(pairs=1, redraw=True)
+        )
+    dataset = tiltsim.build_library(request, work=options.out / "library-work")
+    return Path(analysis.write_dataset(dataset, options.out / "library.nc"))
+
+
 def simulated(options: argparse.Namespace) -> tuple[dict[str, list[Film]], dict[str, list[list[np.ndarray]]]]:
     """All sets of films, and the images of their variants."""
     count, others, pairs = _QUICK if options.quick else _FULL
-    sets = film_sets(count, others)
-    options.out.mkdir(parents=True, exist_ok=True)
+    sets = film_sets(count, others, cells=22 if options.quick else None)
     every = [film for films in sets.values() for film in films]
     images = iter(simulate_films(every, options.out / "films", pairs))
     return sets, {name: [next(images) for _ in films] for name, films in sets.items()}

@@ -1,14 +1,10 @@
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
 import analysis
-
-REPO = Path(__file__).resolve().parents[2]
 
 Draw = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -55,14 +51,6 @@ def draw(
 @pytest.fixture(scope="session")
 def lattice_image() -> Draw:
     return draw
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    for folder in (os.environ.get("TILTSIM_DATA"), REPO.parent / "shared" / "data"):
-        if folder and Path(folder).is_dir():
-            return Path(folder)
-    pytest.skip("no real micrographs: set TILTSIM_DATA or put them in ../shared/data")
 
 
 @pytest.fixture
