@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     for folder in (os.environ.get("TILTSIM_DATA"), Path(__file__).resolve().parents[2] / "shared" / "data"):
