@@ -124,6 +124,8 @@ def from_reference(
     conditions = np.concatenate([null.tilt[0], null.solution.theta[places[2:]]])
     turn = np.eye(len(places))
     turn[:2, :2] = reference[0].turn()
+    low, high = null.model.limits
+    middle = 0.5 * (low[places] + high[places])
     covariance = turn @ null.covariance[np.ix_(places, places)] @ turn.T
     bias, cov = [], []
     for region in variants:
@@ -137,14 +139,11 @@ def from_reference(
         for _ in range(_ROUNDS):
             d = np.clip(d + region.apparent - shown(d, conditions), -limit, limit)
         bias.append(region.apparent - d)
+        base = shown(d, conditions)
         steps = np.diag([_STEP, _STEP, *_CONDITIONS.values()])
-        slope = np.stack(
-            [
-                (shown(d, conditions + one) - shown(d, conditions - one)) / (2 * size)
-                for one, size in zip(steps, np.diag(steps), strict=True)
-            ],
-            axis=1,
-        )
+        # Towards the middle of what the library holds.
+        steps *= np.where(conditions > middle, -1.0, 1.0)
+        slope = np.stack([(shown(d, conditions + one) - base) / one.sum() for one in steps], axis=1)
         cov.append(slope @ covariance @ slope.T + region.apparent_cov)
     count = len(variants)
     return Estimate(

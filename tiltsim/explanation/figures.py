@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 import analysis
@@ -278,6 +279,7 @@ def _profile(ax: Axes, found: Explanation, profile: Profile) -> None:
     low, high = np.clip(profile.interval, profile.values[0], profile.values[-1])
     ax.axvspan(factor * low, factor * high, color="#0072B2", alpha=0.12, linewidth=0)
     ax.set_ylim(0, 10)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.set_xlabel(f"{label} ({unit})", fontsize=SMALL)
     ax.tick_params(labelsize=SMALL)
     if profile is found.profiles[0]:

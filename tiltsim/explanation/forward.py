@@ -78,14 +78,11 @@ class Forward:
     def slopes(self, variant: int, names: Sequence[str] = CONDITIONS) -> tuple[list[str], Floats]:
         """Unknowns, along the lattice's axes, and the derivatives (2, unknown) of the bias by them."""
         layout, theta = self.inversion.model.layout, self.inversion.solution.theta
-        low, high = self.inversion.model.limits
+        high = self.inversion.model.limits[1]
+        base = self.bias(variant)
         columns = []
         for name in names:
-            step = _STEPS[name]
             place = layout.place(name, -1 if (name, -1) in layout.names else variant)
-            ends = [float(np.clip(theta[place] + s, low[place], high[place])) for s in (step, -step)]
-            columns.append(
-                (self.bias(variant, **{name: ends[0]}) - self.bias(variant, **{name: ends[1]}))
-                / (ends[0] - ends[1])
-            )
+            step = _STEPS[name] if theta[place] + _STEPS[name] <= high[place] else -_STEPS[name]
+            columns.append((self.bias(variant, **{name: float(theta[place]) + step}) - base) / step)
         return list(names), np.stack(columns, axis=1)
