@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -188,7 +188,7 @@ def _coefficients(
     number, names = "AB".index(site), (None, *SPECIMEN)
     orders = library.dataset.order_x.values
 
-    def scores(of_lens: bool) -> Floats:
+    def scores(of_lens: bool, names: Sequence[str | None] = names) -> Floats:
         # What Sm does to the effect of aberrations is not known to the library.
         every = [library.scores(site, **state, derivative=n, of_lens=of_lens) for n in names]  # type: ignore[arg-type]
         return np.stack(np.broadcast_arrays(*every)).astype(np.float64)
@@ -199,20 +199,32 @@ def _coefficients(
         return orders, found
     if library.lens is None:
         raise SettingsError("the library knows no aberrations; build it with `tiltsim library build --lens`.")
-    changed = scores(True)
     lens = np.asarray(aberrations, dtype=float)
     basis = [library.lens.basis(lens, n) for n in (None, *range(len(COMPONENTS)))]
-    # All in one product: the table is large.
-    weights = [changed[n][..., :, None] * basis[0][..., None, :] for n in range(len(names))]
+    # Without aberrations there is nothing but slopes, each by one term.
+    some = bool(basis[0].any())
+    changed = scores(True, names if some else names[:1])
+    weights = [one[..., :, None] * basis[0][..., None, :] for one in changed] if some else []
     weights += [changed[0][..., :, None] * of[..., None, :] for of in basis[1:]]
+    # All in one product: the table is large.
     flat = np.stack(np.broadcast_arrays(*weights)).astype(np.float32)
-    lead = flat.shape[:-2]
     table = library.lens_coefficients[number]
-    product = (flat.reshape(-1, len(table)) @ table).reshape(*lead, 2, len(orders), len(orders))
-    parts = product[..., 0, :, :] + 1j * product[..., 1, :, :]
-    for name, part in zip(("", *SPECIMEN), parts[: len(names)], strict=True):
-        found[name] = found[name] + part
-    return orders, found | dict(zip(COMPONENTS, parts[len(names) :], strict=True))
+    used = np.flatnonzero(np.any([of.reshape(-1, of.shape[-1]).any(axis=0) for of in basis], axis=0))
+    if len(used) < table.shape[1]:
+        flat, table = flat[..., used], table[:, used]
+    lead = flat.shape[:-2]
+    product = flat.reshape(-1, flat.shape[-2] * flat.shape[-1]) @ table.reshape(-1, table.shape[-1])
+    kept, opposite = library.lens_orders
+    half = product.reshape(*lead, 2, len(kept))
+    half = half[..., 0, :] + 1j * half[..., 1, :]
+    parts = np.zeros((*lead, len(orders) ** 2), dtype=np.complex64)
+    parts[..., opposite] = half.conj()
+    parts[..., kept] = half
+    parts = parts.reshape(*lead, len(orders), len(orders))
+    if some:
+        for name, part in zip(("", *SPECIMEN), parts, strict=False):
+            found[name] = found[name] + part
+    return orders, found | dict(zip(COMPONENTS, parts[-len(COMPONENTS) :], strict=True))
 
 
 def engine_derivatives(

@@ -128,7 +128,9 @@ class Posterior:
         score += self.known * (self.mean - theta)
         return chi2, (self.known * (theta - self.mean) ** 2).sum(axis=1), information, score
 
-    def climb(self, theta: Floats, steps: int, fixed: int | None = None) -> tuple[Floats, Floats]:
+    def climb(
+        self, theta: Floats, steps: int, fixed: int | None = None, converged: float = _CONVERGED
+    ) -> tuple[Floats, Floats]:
         """Follow guesses (k, p) uphill, the unknown ``fixed`` where it is; where they end, and −2 log posterior there."""
         theta = self.model.within(theta)
         damping = np.full(len(theta), 1e-3)
@@ -157,7 +159,7 @@ class Posterior:
             damping[up] = np.maximum(damping[up] / 5.0, 1e-8)
             damping[at[~better]] *= 6.0
             # A small gain of a heavily damped step says nothing.
-            ended = (better & (gained < _CONVERGED) & (damping[at] < 1e-2)) | (damping[at] > 1e5)
+            ended = (better & (gained < converged) & (damping[at] < 1e-2)) | (damping[at] > 1e5)
             going[at[ended]] = False
         return theta, best
 

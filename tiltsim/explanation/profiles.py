@@ -12,8 +12,11 @@ from tiltsim.explanation.fitting import Posterior, Solution
 
 Floats = NDArray[np.float64]
 
-#: Places of a profile, in standard errors by curvature, and steps of the fit at each.
-_PLACES, _STEPS = (-4.0, -2.5, -1.5, -0.75, 0.0, 0.75, 1.5, 2.5, 4.0), 12
+#: Places of a profile, in standard errors by curvature, and most steps of the fit at each.
+_PLACES, _STEPS = (-3.5, -2.2, -1.1, 0.0, 1.1, 2.2, 3.5), 8
+
+#: Fall of −2 log posterior at which a place's fit has ended.
+_CONVERGED = 0.02
 
 #: −2 log likelihood beyond the best that bounds 90 % of one unknown.
 _NINETY = 2.706
@@ -93,7 +96,7 @@ def find_profiles(
         along = solution.covariance[:, place] / width**2
         starts = solution.theta + (values - solution.theta[place])[:, None] * along
         starts[:, place] = values
-        _, best = posterior.climb(starts, _STEPS, fixed=place)
+        _, best = posterior.climb(starts, _STEPS, fixed=place, converged=_CONVERGED)
         least = min(float(best.min()), solution.value)
         rise = np.maximum(best - least, 0.0) * (width / max(error, 1e-12)) ** 2
         found.append(Profile(name, region, values, rise, _interval(values, rise), error))

@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from tiltsim.explanation.estimators import Estimate
 from tiltsim.explanation.inversion import Inversion, in_image_axes
 from tiltsim.explanation.leans import Leans
-from tiltsim.explanation.misfit import BY_CHANCE, WORST_CHI2
+from tiltsim.explanation.misfit import WORST_CHI2
 from tiltsim.explanation.model import OWN, SHARED
 from tiltsim.explanation.profiles import Profile
 
@@ -34,6 +34,9 @@ RIVAL_BIAS, RIVAL_TILT = 1.5, 1.5
 #: Estimators contradict each other if a difference like theirs would occur by chance less often than once in a thousand:
 #: χ² of two components. Beyond their own errors, what each takes for granted may be out by this much, pm.
 CONTRADICTION, GRANTED = 13.8, 0.5
+
+#: Chance below which leans do not explain the tilts of all domains.
+_LEANS = 1e-4
 
 #: Largest profiled interval that holds 90 %, as a multiple of the one that the standard error gives.
 LARGEST_STRETCH = 1.6
@@ -117,11 +120,10 @@ def judge(
     objections: list[str] = []
     remarks: list[str] = []
     misfit = inversion.misfit
-    if misfit.reduced > WORST_CHI2 or misfit.chance < BY_CHANCE:
+    if misfit.reduced > WORST_CHI2:
         objections.append(
             f"the averaged cells differ from every image of the library by more than noise and the library's own errors (reduced χ² "
-            f"{misfit.reduced:.2f}, by chance once in {1 / max(misfit.chance, 1e-99):.0e}): microscope, crystal or aberrations are not the "
-            "library's"
+            f"{misfit.reduced:.2f}, at most {WORST_CHI2:g}): microscope, crystal or aberrations are not the library's"
         )
     ended = [name for name in inversion.solution.at_limit if name.split(" of ")[0] in _TELLING]
     if ended:
@@ -172,7 +174,7 @@ def judge(
         if clash > CONTRADICTION:
             # What others take for granted is more than the joint fit does: they warn. A reference does not where leans tell why.
             grave = other.name == "null reference" and (
-                leans is None or chi2.sf(leans.chi2, max(leans.freedom, 1)) < BY_CHANCE
+                leans is None or chi2.sf(leans.chi2, max(leans.freedom, 1)) < _LEANS
             )
             text = f"{other.name} contradicts the image inversion (χ² {clash:.0f} for two components); it assumes that {other.assumes}"
             (objections if grave else remarks).append(text)
@@ -206,7 +208,7 @@ def _advice(inversion: Inversion, needed: bool) -> tuple[str, ...]:
         return ()
     variants = [r for r in inversion.regions if r.name != "reference"]
     found = []
-    if inversion.misfit.reduced > WORST_CHI2 or inversion.misfit.chance < BY_CHANCE:
+    if inversion.misfit.reduced > WORST_CHI2:
         found.append(
             "a library built for this microscope and detector (`tiltsim library build --lens`), and less three-fold "
             "astigmatism and coma"

@@ -31,6 +31,9 @@ _BEYOND = 0.5
 _ARRAYS = ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3")
 _LENS_ARRAYS = ("lens_coefficients", "lens_scores_BiFeO3", "lens_scores_SrTiO3", "library_error")
 
+#: Fourier coefficients of less than this share of the largest are none.
+_NOTHING = 1e-6
+
 #: Thicknesses whose errors stand for that of a specimen.
 _NEAR_THICKNESSES = 3
 
@@ -103,12 +106,28 @@ class Library:
         return _splined(d.lens_scores_BiFeO3.values, np.zeros_like(null), null)
 
     @cached_property
+    def lens_orders(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Orders, numbered row by row, of :attr:`lens_coefficients`, and those of opposite sign, whose coefficients are conjugate.
+
+        Images are real, and a probe lets nothing through beyond the diameter of its aperture.
+        """
+        orders = self.dataset.order_x.values
+        n = len(orders)
+        y, x = np.meshgrid(orders, orders, indexing="ij")
+        half = (y > 0) | ((y == 0) & (x >= 0)) | (n % 2 == 0)  # of even numbers the lowest have no opposite
+        strength = np.abs(self.dataset.lens_coefficients.values).max(axis=(0, 1, 2, 5))
+        kept = np.flatnonzero(half & (strength > _NOTHING * strength.max()))
+        opposite = (n - 1 - kept // n) * n + (n - 1 - kept % n) if n % 2 else kept
+        return kept, opposite
+
+    @cached_property
     def lens_coefficients(self) -> NDArray[np.float32]:
-        """Fourier coefficients by which the lens' terms change the image, real parts then imaginary ones: (site, mode × term, 2 × order²)."""
+        """Fourier coefficients by which the lens' terms change the image: (site, mode, term, part × order of :attr:`lens_orders`)."""
         parts = self.dataset.lens_coefficients.values
         sites, modes, count, rows, columns, _ = parts.shape
+        flat = np.moveaxis(parts, -1, 3).reshape(sites, modes, count, 2, rows * columns)
         return np.ascontiguousarray(
-            np.moveaxis(parts, -1, 3).reshape(sites, modes * count, 2 * rows * columns), dtype=np.float32
+            flat[..., self.lens_orders[0]].reshape(sites, modes, count, -1), dtype=np.float32
         )
 
     @cached_property
