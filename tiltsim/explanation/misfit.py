@@ -19,7 +19,7 @@ HARMONICS = 6
 
 #: Largest reduced χ² that an answer may leave. Films whose phonons are few leave up to 2, 100 nm of three-fold astigmatism hundreds
 #: (`benchmarks/explain.py`); errors are widened by what is left.
-WORST_CHI2 = 4.0
+WORST_CHI2 = 2.0
 
 #: Directions known better than this share of the best are as if known exactly, and left out.
 _RANK = 1e-7

@@ -33,7 +33,7 @@ SOURCE = 0.8**2 / (8 * np.log(2))
 PRIORS: dict[str, tuple[float, float]] = {
     "source_xx": (SOURCE, 0.08), "source_yy": (SOURCE, 0.08), "source_xy": (0.0, 0.03),
     "defocus": (0.0, 20.0), "C12_x": (0.0, 10.0), "C12_y": (0.0, 10.0), "C21_x": (0.0, 300.0), "C21_y": (0.0, 300.0),
-    "offset": (0.0, 0.1),
+    "offset": (0.0, 0.02),
 }  # fmt: skip
 
 #: The same where nobody knows the black level: detectors' often lies at a third of the mean.

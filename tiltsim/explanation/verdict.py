@@ -18,6 +18,9 @@ from tiltsim.explanation.profiles import Profile
 
 Floats = NDArray[np.float64]
 
+#: Largest χ² of nine priors: a microscope within what it is taken to be comes to 20 at the corners of its ranges.
+FARTHEST = 25.0
+
 #: Largest standard error of the bias, pm, and of tilt, mrad, along either axis; smaller for one variant without a reference, where
 #: nothing checks the answer.
 LARGEST_BIAS_STD, LARGEST_TILT_STD, ALONE = 1.5, 1.5, 0.7
@@ -68,7 +71,7 @@ _SAID = {
     "thickness": "thickness", "source_xx": "the source's width along x", "source_yy": "the source's width along y",
     "source_xy": "the source's direction", "defocus": "defocus", "C12_x": "astigmatism C12 along 0°",
     "C12_y": "astigmatism C12 along 45°", "C21_x": "coma C21 along x", "C21_y": "coma C21 along y",
-    "tilt_x": "tilt along x", "tilt_y": "tilt along y", "d_x": "d along x", "d_y": "d along y",
+    "scale": "brightness", "offset": "the black level", "tilt_x": "tilt along x", "tilt_y": "tilt along y", "d_x": "d along x", "d_y": "d along y",
 }  # fmt: skip
 
 
@@ -124,6 +127,14 @@ def judge(
         objections.append(
             f"the averaged cells differ from every image of the library by more than noise and the library's own errors (reduced χ² "
             f"{misfit.reduced:.2f}, at most {WORST_CHI2:g}): microscope, crystal or aberrations are not the library's"
+        )
+    pulls = (inversion.solution.theta - inversion.posterior.mean) ** 2 * inversion.posterior.known
+    if inversion.solution.prior > FARTHEST:
+        names = [_SAID.get(n, n) for n, _ in inversion.model.layout.names]
+        worst = " and ".join(names[place] for place in np.argsort(-pulls)[:2] if pulls[place] > 4.0)
+        objections.append(
+            f"the fit needs a microscope unlike the library's: {worst} lie far from what is taken to be known (χ² of the priors "
+            f"{inversion.solution.prior:.0f}, at most {FARTHEST:g})"
         )
     ended = [name for name in inversion.solution.at_limit if name.split(" of ")[0] in _TELLING]
     if ended:
