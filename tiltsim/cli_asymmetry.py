@@ -14,13 +14,13 @@ from rich.table import Table
 import analysis
 from tiltsim.asymmetry import AsymmetryRequest, asymmetry_study
 from tiltsim.asymmetry_figure import plot_asymmetry
-from tiltsim.cli_library import build_into
+from tiltsim.cli_library import built_library
 from tiltsim.cli_options import Device, Out, console
 from tiltsim.errors import SettingsError
-from tiltsim.library import Library, LibraryRequest, open_library
+from tiltsim.library import open_library
 from tiltsim.library.request import small_library
 from tiltsim.output import check_folder, complete_folder, write_json
-from tiltsim.progress import Reporter, progress_bars
+from tiltsim.progress import progress_bars
 
 _DEFAULT = AsymmetryRequest()
 
@@ -72,7 +72,9 @@ def asymmetry(
         # Before minutes are spent on it.
         request.check_reach(small.largest_tilt, small.thickness_range)
     with progress_bars(console) as bars:
-        opened = open_library(library) if library else _built(small, out / "library", device, bars)
+        opened = (
+            open_library(library) if library else built_library(small, out / "library", bars, device=device)
+        )
         request.check_reach(opened.tilt_limit, opened.thickness_range)
         with complete_folder(out) as folder:
             bars.stage("paint and measure", len(request.samarium) * len(request.tilts))
@@ -93,17 +95,6 @@ def asymmetry(
             )
     console.print(_table(result))
     console.print(f"figure: {out / 'asymmetry.png'}")
-
-
-def _built(request: LibraryRequest, folder: Path, device: str, bars: Reporter) -> Library:
-    """The library in ``folder``; built unless an earlier run left it there."""
-    file = folder / "library.nc"
-    if file.is_file():
-        found = open_library(file)
-        if found.request.digest == request.digest:
-            return found
-    build_into(request, folder, bars, device=device)
-    return open_library(file)
 
 
 def _rows(result: xr.Dataset) -> list[dict[str, Any]]:

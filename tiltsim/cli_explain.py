@@ -8,19 +8,36 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+import analysis
+from tiltsim.cli_library import built_library
 from tiltsim.cli_options import DatasetName, Device, Lattice, Out, PixelSize, console, print_lines
-from tiltsim.explaining import ExplainOptions, explain_into
+from tiltsim.config import load_microscope
+from tiltsim.errors import SettingsError
+from tiltsim.explaining import ExplainOptions, check_microscope, explain_into
+from tiltsim.lens import LensBox
+from tiltsim.library import LibraryRequest, open_library
+from tiltsim.output import check_folder
 from tiltsim.progress import progress_bars
+from tiltsim.settings import Microscope
 
 
 def explain(
     image: Annotated[Path, typer.Argument(help="The micrograph: whatever `tiltsim measure` reads.")],
     library: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="library.nc for the image's microscope and detector, from `tiltsim library build --lens`."
+            help="library.nc for the image's microscope and detector, from `tiltsim library build --lens`.",
+            show_default="built first, of --microscope, into the --out folder: an hour on two cores",
         ),
-    ],
+    ] = None,
+    microscope: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML or YAML file with \\[microscope] energy_keV, semiangle_cutoff and \\[detector] inner, outer (mrad), as in a study "
+            "file; with --library only to check that they agree.",
+            show_default=False,
+        ),
+    ] = None,
     out: Out = Path("out/explain"),
     pixel_size: PixelSize = None,
     lattice_parameter: Lattice = None,
@@ -67,7 +84,7 @@ def explain(
     Example: tiltsim explain film.dm4 --library out/library/library.nc --lattice-parameter 3.96 --out out/explain
     """
     options = ExplainOptions(
-        library,
+        library or out / "library" / "library.nc",
         pixel_size,
         lattice_parameter,
         dataset,
@@ -80,7 +97,21 @@ def explain(
         device,
         what_if,
     )
+    if library is None and microscope is None:
+        raise SettingsError(
+            "explain: give --library, or --microscope for a library to be built of; `tiltsim library build --lens` builds one too."
+        )
+    check_folder(out)
     with progress_bars(console) as bars:
+        if microscope is not None:
+            wanted, detector = load_microscope(microscope)
+            if library is None:
+                plain = Microscope(wanted.energy_keV, wanted.semiangle_cutoff)
+                request = LibraryRequest(plain, detector, lens=LensBox(), d_steps=2)
+                analysis.load(image, pixel_size=pixel_size, dataset=dataset)  # before an hour is spent on it
+                built_library(request, out / "library", bars, device=device)
+            else:
+                check_microscope(open_library(library), wanted, detector, microscope.name)
         summary, found = explain_into(image, out, options, bars)
     table = Table(title="direction of the beam, and what tilt, lens and fit add to d")
     for heading in ("region", "cells", "tilt (x, y), mrad", "adds (x, y), pm"):

@@ -116,6 +116,17 @@ def build_into(
         )
 
 
+def built_library(request: LibraryRequest, folder: Path, bars: Reporter, *, device: str = "auto") -> Library:
+    """The library in ``folder``; built unless an earlier run left it there."""
+    file = folder / "library.nc"
+    if file.is_file():
+        found = open_library(file)
+        if found.request.digest == request.digest:
+            return found
+    build_into(request, folder, bars, device=device)
+    return open_library(file)
+
+
 @library.command()
 def info(file: LibraryFile) -> None:
     """Say what a library holds and how it was made.

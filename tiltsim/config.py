@@ -237,3 +237,15 @@ def load_study(source: str | Path) -> Study:
     if not isinstance(table, Mapping):
         raise SettingsError(f"{path.name}: holds no settings; see the preset quick for an example.")
     return parse_study(table, path.name)
+
+
+def load_microscope(source: str | Path) -> tuple[Microscope, Detector]:
+    """Microscope and detector from the sections ``[microscope]`` and ``[detector]`` of a TOML or YAML file, such as a study's.
+
+    Raises
+    ------
+    SettingsError
+        As :func:`load_study`.
+    """
+    study = load_study(source)
+    return study.microscope, study.detector

@@ -21,6 +21,7 @@ from tiltsim.library import Library, open_library
 from tiltsim.output import check_folder, complete_folder, write_json
 from tiltsim.pretrained import model_path
 from tiltsim.progress import Reporter, Silent
+from tiltsim.settings import Detector, Microscope
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,28 @@ def explain_into(
         summary = _summary(found, path, library, seconds)
         write_json(summary, folder / "summary.json")
     return summary, found
+
+
+def check_microscope(library: Library, microscope: Microscope, detector: Detector, source: str) -> None:
+    """Refuse a library of another microscope or detector.
+
+    Raises
+    ------
+    SettingsError
+        Naming the first setting that differs.
+    """
+    request = library.request
+    for name, unit, wanted, built in (
+        ("energy", "keV", microscope.energy_keV, request.microscope.energy_keV),
+        ("semiangle_cutoff", "mrad", microscope.semiangle_cutoff, request.microscope.semiangle_cutoff),
+        ("detector.inner", "mrad", detector.inner, request.detector.inner),
+        ("detector.outer", "mrad", detector.outer, request.detector.outer),
+    ):
+        if abs(wanted - built) > 1e-3 * abs(built):
+            raise SettingsError(
+                f"--microscope {source}: {name} is {wanted:g} {unit}, but the library was built for {built:g} {unit}; build one for "
+                "this microscope with `tiltsim library build --lens`."
+            )
 
 
 def _summary(found: Explanation, path: Path, library: Library, seconds: float) -> dict[str, Any]:

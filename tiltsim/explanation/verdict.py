@@ -131,9 +131,9 @@ def judge(
     pulls = (inversion.solution.theta - inversion.posterior.mean) ** 2 * inversion.posterior.known
     if inversion.solution.prior > FARTHEST:
         names = [_SAID.get(n, n) for n, _ in inversion.model.layout.names]
-        worst = " and ".join(names[place] for place in np.argsort(-pulls)[:2] if pulls[place] > 4.0)
+        farthest = " and ".join(names[place] for place in np.argsort(-pulls)[:2] if pulls[place] > 4.0)
         objections.append(
-            f"the fit needs a microscope unlike the library's: {worst} lie far from what is taken to be known (χ² of the priors "
+            f"the fit needs a microscope unlike the library's: {farthest} lie far from what is taken to be known (χ² of the priors "
             f"{inversion.solution.prior:.0f}, at most {FARTHEST:g})"
         )
     ended = [name for name in inversion.solution.at_limit if name.split(" of ")[0] in _TELLING]

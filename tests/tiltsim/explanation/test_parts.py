@@ -210,6 +210,30 @@ def test_bad_arguments_get_one_sentence(arguments, said, tmp_path, tiltsim_comma
     assert not (tmp_path / "out").exists()
 
 
+def test_a_microscope_file_must_agree_with_the_library(lens_library, tmp_path, tiltsim_command):
+    library = analysis.write_dataset(lens_library.dataset, tmp_path / "library.nc")
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        "[microscope]\nenergy_keV = 200\nsemiangle_cutoff = 30\n[detector]\ninner = 45\nouter = 75\n"
+    )
+    tifffile.imwrite(tmp_path / "film.tif", film(lens_library, size=100).image.values.astype(np.float32))
+    code, printed = tiltsim_command(
+        "explain",
+        tmp_path / "film.tif",
+        "--library",
+        library,
+        "--microscope",
+        file,
+        "--out",
+        tmp_path / "out",
+    )
+    assert code == 2
+    assert "semiangle_cutoff is 30 mrad, but the library was built for 22 mrad" in printed
+    code, printed = tiltsim_command("explain", tmp_path / "film.tif", "--out", tmp_path / "out")
+    assert code == 2
+    assert "--microscope" in printed
+
+
 def test_a_library_of_another_kind_is_refused(library_file, tmp_path, tiltsim_command):
     tifffile.imwrite(tmp_path / "film.tif", np.random.default_rng(0).random((80, 80)).astype(np.float32))
     code, printed = tiltsim_command(
