@@ -222,6 +222,11 @@ def load_study(source: str | Path) -> Study:
     if str(source) in PRESETS:
         return parse_study(tomllib.loads(preset_text(str(source))), f"preset {source}")
     path = Path(source)
+    return parse_study(_table(path), path.name)
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    """What a TOML or YAML file holds."""
     if not path.is_file():
         raise SettingsError(
             f"{path}: no such study file; give a TOML or YAML file or one of {', '.join(PRESETS)}."
@@ -236,7 +241,7 @@ def load_study(source: str | Path) -> Study:
         ) from error
     if not isinstance(table, Mapping):
         raise SettingsError(f"{path.name}: holds no settings; see the preset quick for an example.")
-    return parse_study(table, path.name)
+    return table
 
 
 def load_microscope(source: str | Path) -> tuple[Microscope, Detector]:
@@ -247,5 +252,10 @@ def load_microscope(source: str | Path) -> tuple[Microscope, Detector]:
     SettingsError
         As :func:`load_study`.
     """
-    study = load_study(source)
+    path = Path(source)
+    table = _table(path)
+    sections = {name: table[name] for name in ("microscope", "detector") if name in table}
+    if not sections:
+        raise SettingsError(f"{path.name}: has neither [microscope] nor [detector].")
+    study = parse_study(sections | {"specimens": [{"phase": "R3c"}]}, path.name)  # a study has specimens
     return study.microscope, study.detector

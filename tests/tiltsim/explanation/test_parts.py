@@ -122,6 +122,45 @@ def test_what_if_of_the_same_tilt_is_the_same_map_and_of_another_moves_it(two_va
         what_if(found, WhatIf(thickness=900.0))
 
 
+def test_causes_add_up_to_the_map_and_tilt_is_the_tilts(two_variants):
+    from tiltsim.explanation.attribution import attribute, polar_axis, statistics
+
+    _, found = two_variants
+    parts = attribute(found)
+    apparent = np.stack([r.apparent for r in found.regions])
+    np.testing.assert_allclose(parts.bias.sum("cause").values, apparent, atol=1e-6)
+    # The model's columns are fitted as the image's were.
+    assert np.abs(parts.bias.sel(cause="not explained")).max() < 0.6
+    # Opposite leans of opposite variants move d opposite ways; the grain's tilt moves both alike.
+    lean, grain = (parts.bias.sel(cause=c).values for c in ("lean of the variants", "tilt of the grain"))
+    assert np.abs(lean.sum(axis=0)).max() < 0.5 * np.abs(lean).max()
+    assert np.abs(grain[0] - grain[1]).max() < np.abs(grain).max()
+    d = np.array([[10.0, 10.0], [9.0, 11.0], [-10.0, -9.0]])
+    axis = polar_axis(d)
+    assert abs(axis @ (1, 1)) == pytest.approx(np.sqrt(2), abs=0.01)
+    found_statistics = dict(
+        zip(parts.statistic.values, statistics(d, np.array([0, 0, 1]), axis), strict=True)
+    )
+    assert abs(found_statistics["population"]) == pytest.approx(100 / 3)
+    assert found_statistics["mean_x"] == pytest.approx(3.0)
+
+
+def test_jitter_of_scan_lines_is_a_cause_and_none_is_not(two_variants, lens_library):
+    from tiltsim.explanation.attribution import scan_shifts
+
+    assert np.abs(scan_shifts(two_variants[1].measurement)[0]).max() == 0.0
+    field = film(lens_library, size=300, dose=1e5)
+    # Every line moved by up to some 10 pm along x.
+    rng = np.random.default_rng(0)
+    values, x = field.image.values, field.image.x.values
+    moved = np.stack([np.interp(x + 0.12 * rng.standard_normal(), x, line) for line in values])
+    measured = analysis.measure(field.image.copy(data=moved))
+    shifts, covariance = scan_shifts(measured)
+    assert 0.5 < shifts[:, 0].std() < 10.0
+    assert shifts[:, 0].std() > 3 * shifts[:, 1].std()
+    assert np.isfinite(covariance).all()
+
+
 def test_strained_cells_keep_their_columns(lens_library):
     state = {"tilt": (2.0, -1.0), "thickness": 60.0, "d": (12.0, -8.0), "aberrations": np.array(LENS)}
     plain, _ = library_periods(lens_library, **state, samples=64)
