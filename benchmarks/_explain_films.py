@@ -82,6 +82,16 @@ class Answer:
     own_tilt_std: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     own_d_std: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
+    def __str__(self) -> str:
+        """One line."""
+        if self.refused:
+            return f"refused: {self.refused}"
+        size = [float(np.abs(v).max(initial=0.0)) for v in (self.tilt_error, self.d_error)]
+        return (
+            f"{'corrected' if self.identified else 'not corrected'}, largest error {size[0]:.2f} mrad, {size[1]:.2f} pm, χ² {self.chi2:.2f}, "
+            f"{self.seconds:.0f} s" + "".join(f"; {o[:90]}" for o in self.objections)
+        )
+
     @property
     def wrong(self) -> bool:
         """Whether the corrected d of some variant is out by more than its error tells."""

@@ -31,7 +31,7 @@ from tiltsim.explaining import ExplainOptions, explain_into
 from tiltsim.lens import LensBox
 
 #: Films of the blind set and of every other one; phonon pairs behind their images.
-_FULL, _QUICK = (44, 10, 6), (2, 1, 1)
+_FULL, _QUICK = (44, 10, 8), (2, 1, 1)
 
 
 def main() -> None:
@@ -98,21 +98,21 @@ def simulated(options: argparse.Namespace) -> tuple[dict[str, list[Film]], dict[
 
 def answered(
     options: argparse.Namespace, films: dict[str, list[Film]], images: dict[str, list[list[np.ndarray]]]
-) -> dict[str, Sequence[Answer]]:
+) -> dict[str, list[Answer]]:
     """Explain every film, two at a time."""
     jobs = [
-        (film, image, str(options.library), 0)
+        (name, (film, image, str(options.library), 0))
         for name in films
         for film, image in zip(films[name], images[name], strict=True)
     ]
-    found: list[Answer] = []
+    found: dict[str, list[Answer]] = {name: [] for name in films}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        for answer in pool.map(answer_film, jobs):
-            found.append(answer)
-            print(f"explained {len(found)} of {len(jobs)}", end="\r", flush=True)
-    print()
-    left = iter(found)
-    return {name: [next(left) for _ in films[name]] for name in films}
+        for number, ((name, _), answer) in enumerate(
+            zip(jobs, pool.map(answer_film, [job for _, job in jobs]), strict=True)
+        ):
+            found[name].append(answer)
+            print(f"{number + 1} of {len(jobs)}: {name} {answer}", flush=True)
+    return found
 
 
 def large_image(options: argparse.Namespace, film: Film, images: Sequence[np.ndarray]) -> dict[str, Any]:

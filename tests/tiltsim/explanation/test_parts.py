@@ -267,7 +267,7 @@ def test_a_microscope_file_must_agree_with_the_library(lens_library, tmp_path, t
         tmp_path / "out",
     )
     assert code == 2
-    assert "semiangle_cutoff is 30 mrad, but the library was built for 22 mrad" in printed
+    assert "is 30 mrad, but the library was built for 22 mrad" in printed
     code, printed = tiltsim_command("explain", tmp_path / "film.tif", "--out", tmp_path / "out")
     assert code == 2
     assert "--microscope" in printed
