@@ -27,11 +27,11 @@ OWN = {
     "tilt_x": "mrad", "tilt_y": "mrad", "d_x": "pm", "d_y": "pm", "origin_x": "pm", "origin_y": "pm",
 }  # fmt: skip
 
-#: Means and standard deviations of the Gaussian priors: what a corrected microscope's residual aberrations are, a source of 0.8 Å,
+#: Means and standard deviations of the Gaussian priors: what a corrected microscope's residual aberrations are, a source of 0.8 ± 0.2 Å,
 #: a detector whose black level is known and taken off. None of tilt, thickness and scale; d only has the library's range.
 SOURCE = 0.8**2 / (8 * np.log(2))
 PRIORS: dict[str, tuple[float, float]] = {
-    "source_xx": (SOURCE, 0.08), "source_yy": (SOURCE, 0.08), "source_xy": (0.0, 0.03),
+    "source_xx": (SOURCE, 0.05), "source_yy": (SOURCE, 0.05), "source_xy": (0.0, 0.03),
     "defocus": (0.0, 20.0), "C12_x": (0.0, 10.0), "C12_y": (0.0, 10.0), "C21_x": (0.0, 300.0), "C21_y": (0.0, 300.0),
     "offset": (0.0, 0.02),
 }  # fmt: skip

@@ -18,8 +18,8 @@ from tiltsim.explanation.profiles import Profile
 
 Floats = NDArray[np.float64]
 
-#: Largest χ² of nine priors: a microscope within what it is taken to be comes to 20 at the corners of its ranges.
-FARTHEST = 25.0
+#: Largest χ² of nine priors: by chance one microscope in fifty is further from what it is taken to be.
+FARTHEST = 20.0
 
 #: Largest standard error of the bias, pm, and of tilt, mrad, along either axis; smaller for one variant without a reference, where
 #: nothing checks the answer.
