@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import resource
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -99,7 +100,7 @@ def simulated(options: argparse.Namespace) -> tuple[dict[str, list[Film]], dict[
 def answered(
     options: argparse.Namespace, films: dict[str, list[Film]], images: dict[str, list[list[np.ndarray]]]
 ) -> dict[str, list[Answer]]:
-    """Explain every film, two at a time."""
+    """Explain every film, two at a time; answers are kept in answers.pickle."""
     jobs = [
         (name, (film, image, str(options.library), 0))
         for name in films
@@ -112,6 +113,7 @@ def answered(
         ):
             found[name].append(answer)
             print(f"{number + 1} of {len(jobs)}: {name} {answer}", flush=True)
+    (options.out / "answers.pickle").write_bytes(pickle.dumps(found))
     return found
 
 
