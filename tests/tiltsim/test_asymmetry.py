@@ -12,7 +12,7 @@ from scipy.stats import skew
 
 import analysis
 import tiltsim
-from tiltsim import cli_asymmetry
+from tiltsim import cli_asymmetry, cli_library
 from tiltsim.asymmetry import variant_d
 from tiltsim.asymmetry_cells import MatchedCells, matched_cells
 from tiltsim.asymmetry_figure import plot_asymmetry
@@ -221,14 +221,14 @@ def test_command_leaves_everything(library_file, tmp_path, tiltsim_command):
 def test_command_builds_a_small_library_once(library_file, library, tmp_path, tiltsim_command, monkeypatch):
     built = []
 
-    def build_into(request, folder, bars, *, device):
+    def build_into(request, folder, bars, *, device, scheduler=None):
         built.append(request)
         folder.mkdir(parents=True)
         shutil.copy(library_file, folder / "library.nc")
 
     # The session's library stands for the small one, which takes minutes.
     monkeypatch.setattr(cli_asymmetry, "small_library", lambda: library.request)
-    monkeypatch.setattr(cli_asymmetry, "build_into", build_into)
+    monkeypatch.setattr(cli_library, "build_into", build_into)
     for _ in range(2):
         code, text = tiltsim_command("asymmetry", *SMALL, "--out", tmp_path / "out")
         assert code == 0, text

@@ -239,14 +239,15 @@ def _corrected(
         covariance[rows] = inversion.bias_cov[2 * number : 2 * number + 2, 2 * number : 2 * number + 2]
         if region.name == "reference":
             continue
+        moved = np.zeros((len(rows), 2))
+        if bending is not None and bending.found:
+            slope = forward.slopes(number, ("tilt_x", "tilt_y"))[1] @ region.turn().T
+            moved = bending.tilt(number, xy[rows]) @ slope.T
+            covariance[rows] += slope @ bending.tilt_cov(number, xy[rows]) @ slope.T
         # A cell with another d than the domain's mean has another bias.
         stretch = forward.slopes(number, ("d_x", "d_y"))[1] @ np.linalg.inv(region.stretch())
         share = stretch @ np.linalg.inv(np.eye(2) + stretch)
-        bias[rows] += np.nan_to_num(d[rows] - region.apparent) @ share.T
-        if bending is not None and bending.found:
-            slope = forward.slopes(number, ("tilt_x", "tilt_y"))[1] @ region.turn().T
-            bias[rows] += bending.tilt(number, xy[rows]) @ slope.T
-            covariance[rows] += slope @ bending.tilt_cov(number, xy[rows]) @ slope.T
+        bias[rows] += moved + np.nan_to_num(d[rows] - region.apparent - moved) @ share.T
     wall = _walls(cells, np.where(null, -1, labels))
     # At a wall the beam sees both domains: which bias holds is open by as much as theirs differ.
     means = np.stack([inversion.bias[n] for n in range(forward.variants)])
