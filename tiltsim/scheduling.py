@@ -37,37 +37,43 @@ def count_units(job: Job) -> int:
 
 def compute_unit(job: Job, unit: Unit, passes: int, threads: int) -> NDArray[np.float32]:
     """One unit's result; runs in a thread of this process or on a worker of a cluster."""
-    if job.engine == "multislice":
-        return multislice.compute(job, unit)
-    with torch_threads(threads):
+    with reproducible(threads):
+        if job.engine == "multislice":
+            return multislice.compute(job, unit)
         return smatrix.compute(job, unit, passes)
 
 
-_threads_lock = threading.Lock()
-_threads_users = 0
-_threads_before = 1
+#: FFTW measures which of its algorithms is fastest, and takes another one from process to process; what it estimates is always the same.
+_PLANNING = {"fftw.planning_effort": "FFTW_ESTIMATE"}
+
+_lock = threading.Lock()
+_users = 0
+_before: tuple[int, str] = (1, "")
 
 
 @contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """Set torch to ``number`` threads an operation while anyone is inside, and back afterwards.
+def reproducible(threads: int) -> Iterator[None]:
+    """The same numbers to the last bit in every process while anyone is inside; what was set before, afterwards.
 
-    New threads begin with the number set last in the process; the last one out restores it.
+    Torch has ``threads`` threads an operation, and abTEM's Fourier transforms are not planned by the clock. Both are settings of the whole
+    process: the last one out restores them.
     """
-    global _threads_users, _threads_before
-    with _threads_lock:
-        if _threads_users == 0:
-            _threads_before = torch.get_num_threads()
+    global _users, _before
+    with _lock:
+        if _users == 0:
+            _before = torch.get_num_threads(), abtem.config.get("fftw.planning_effort")
+            abtem.config.set(_PLANNING)
         # In every thread: OpenMP keeps a number for each, and sums depend in their last bit on it.
-        torch.set_num_threads(number)
-        _threads_users += 1
+        torch.set_num_threads(threads)
+        _users += 1
     try:
         yield
     finally:
-        with _threads_lock:
-            _threads_users -= 1
-            if _threads_users == 0:
-                torch.set_num_threads(_threads_before)
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                torch.set_num_threads(_before[0])
+                abtem.config.set({"fftw.planning_effort": _before[1]})
 
 
 def run_units(

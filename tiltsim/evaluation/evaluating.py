@@ -24,7 +24,7 @@ from tiltsim.evaluation.suites import AXES, FIELDS, SIZE, Condition, Suite, suit
 from tiltsim.library import Library, open_library
 from tiltsim.output import check_folder
 from tiltsim.progress import Reporter, Silent
-from tiltsim.scheduling import torch_threads
+from tiltsim.scheduling import reproducible
 from tiltsim.seeds import EVALUATION
 
 #: Folder of finished conditions within the results.
@@ -169,7 +169,7 @@ def _score_condition(
         settings.append(field.drawn)
         for e in missing:
             one = compared[e]
-            with torch_threads(1):  # sums may depend in their last bit on the number
+            with reproducible(1):  # sums may depend in their last bit on the number
                 found = one.predict(field.sight) if field.sight is not None else None
             scores[e, c].append(score(found, field.truth, one.name))
     return settings

@@ -12,7 +12,7 @@ import xarray as xr
 
 from tiltsim.errors import SettingsError
 from tiltsim.library import Library
-from tiltsim.scheduling import torch_threads
+from tiltsim.scheduling import reproducible
 from tiltsim.synth.covering import cover
 from tiltsim.synth.crystal import MATERIALS, Crystal
 from tiltsim.synth.detection import detect
@@ -87,7 +87,7 @@ def synthesize(recipe: Recipe, library: Library, seed: int = 0, field: int = 0) 
     path = draw_path(faults.scan, settled.size, pixel, stream(seed, field, "scan"))
     microscope = library.request.microscope
     thickness = float(crystal.thickness.mean())
-    with torch_threads(1):  # sums may depend in their last bit on the number
+    with reproducible(1):  # sums may depend in their last bit on the number
         image = paint(
             crystal, library, path, partial(transfer, faults.probe, microscope, thickness=thickness)
         )
