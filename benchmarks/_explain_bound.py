@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 import tiltsim
 from analysis.drawing import SMALL, TEXT
-from tiltsim.bounds.response import library_periods
 from tiltsim.explanation.fitting import Posterior
 from tiltsim.explanation.inversion import in_image_axes
 from tiltsim.explanation.model import PRIORS, SOURCE, Model
 from tiltsim.explanation.regions import BINS, Region
+from tiltsim.library.periods import library_periods
 
 _DOSES, _CELLS = (1e4, 3e4, 1e5), (20, 100, 400, 1600)
 

@@ -117,9 +117,12 @@ class LensBox:
         """
         basis, projector = self.basis(self.design()), self.projector()
         lenses, count = basis.shape
-        chosen = 1 + (np.arange(RESIDUALS) * (lenses - 1)) // RESIDUALS
-        rows = np.eye(lenses)[chosen] - basis[chosen] @ projector
+        rows = np.eye(lenses)[_tried(lenses)] - basis[_tried(lenses)] @ projector
         return np.asarray(rows / (1.0 - count / lenses))
+
+    def tried(self) -> Floats:
+        """Those lenses (:data:`RESIDUALS`, 5), Å."""
+        return self.design()[_tried(len(self.design()))]
 
     def spread(self) -> Floats:
         """Root mean square (term,) of each term inside the box."""
@@ -135,6 +138,11 @@ def terms() -> tuple[tuple[int, ...], ...]:
             if degree <= _DEGREE_WITH_COMA or not {3, 4} & set(chosen):
                 found.append(tuple(chosen.count(n) for n in range(len(COMPONENTS))))
     return tuple(found)
+
+
+def _tried(lenses: int) -> NDArray[np.int_]:
+    """Numbers of :data:`RESIDUALS` lenses of a design."""
+    return np.asarray(1 + (np.arange(RESIDUALS) * (lenses - 1)) // RESIDUALS)
 
 
 @lru_cache(maxsize=4)

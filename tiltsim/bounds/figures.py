@@ -12,8 +12,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from tiltsim.bounds.fisher import NUISANCE, UNITS, fisher_information, inverse, model_slopes
-from tiltsim.bounds.response import SPECIMEN, library_response
+from tiltsim.bounds.response import library_response
 from tiltsim.library import Library
+from tiltsim.library.periods import SPECIMEN
 
 #: Tilts (modulus, mrad, and direction, degrees) over which a table is averaged, in the mean of variances; d of bulk R3c.
 _MODULI, _DIRECTIONS, _D = (0.0, 4.0, 8.0), (20.0, 110.0, 250.0), (-23.6, -23.6)

@@ -15,9 +15,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from tiltsim.bounds.response import ABERRATIONS, SPECIMEN, CellResponse, aberration, library_response
+from tiltsim.bounds.response import ABERRATIONS, CellResponse, aberration, library_response
 from tiltsim.errors import SettingsError
 from tiltsim.library import Library
+from tiltsim.library.periods import SPECIMEN
 from tiltsim.synth.probe import ProbeFaults, transfer
 
 Floats = NDArray[np.float64]

@@ -17,9 +17,9 @@ from scipy.ndimage import gaussian_filter
 
 from tiltsim.bounds.fisher import NUISANCE, UNITS, inverse
 from tiltsim.bounds.folding import Folded, Grating, fold, grating, stack
-from tiltsim.bounds.response import SPECIMEN, library_periods
 from tiltsim.errors import SettingsError
 from tiltsim.library import Library
+from tiltsim.library.periods import SPECIMEN, library_periods
 
 Floats = NDArray[np.float64]
 

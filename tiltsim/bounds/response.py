@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tiltsim.errors import SettingsError
 from tiltsim.images import evaluate
-from tiltsim.lens import COMPONENTS
 from tiltsim.library import Library, LibraryRequest
 from tiltsim.library.building import node_job, simulated
+from tiltsim.library.periods import SAMPLES, library_periods
 from tiltsim.library.request import EDGES, Node
-from tiltsim.library.response import column_share
 from tiltsim.settings import Microscope, TiltSeries
 
 Floats = NDArray[np.float64]
-
-#: What of the specimen an image depends on here, and its units.
-SPECIMEN = {"tilt_x": "mrad", "tilt_y": "mrad", "thickness": "Å", "d_x": "pm", "d_y": "pm"}
-
-#: Samples of a period along each axis: the engine's images need 15 to 20.
-_SAMPLES = 40
 
 #: Steps of central differences: tilt, mrad (a plane wave's spacing, so that the ring's jumps from wave to wave average out); d, pm;
 #: thickness, cells (octahedra alternate).
@@ -52,7 +45,7 @@ class CellResponse:
     image : ndarray, shape (n, n)
         Fraction of the incident beam at k · edge / n, an A column at the origin.
     slopes : mapping of str to ndarray (n, n)
-        Derivative by each of :data:`SPECIMEN`, and perhaps of :data:`ABERRATIONS`, per its unit (Å).
+        Derivative by each of :data:`~tiltsim.library.periods.SPECIMEN`, and perhaps of :data:`ABERRATIONS`, per its unit (Å).
     edge : float
         Of the cell, Å.
     microscope : Microscope
@@ -103,128 +96,6 @@ def library_response(
         float(thickness),
         (float(d[0]), float(d[1])),
     )
-
-
-def library_periods(
-    library: Library, tilt: ArrayLike, thickness: ArrayLike, d: ArrayLike, *, material: ArrayLike = 0,
-    samples: int = _SAMPLES, aberrations: ArrayLike | None = None, edges: ArrayLike | None = None,
-    samarium: ArrayLike = 0.0,
-) -> tuple[Floats, dict[str, Floats]]:  # fmt: skip
-    """Images of uniform crystals over one period, an A column at the origin, and their derivatives.
-
-    Parameters
-    ----------
-    library : Library
-    tilt, d : array_like, shape (..., 2)
-        mrad, pm.
-    thickness : array_like, shape (...)
-        Å.
-    material : array_like of int, shape (...)
-        Index into the library's materials.
-    samples : int
-        Along each axis of a period.
-    aberrations : array_like, shape (..., 5), optional
-        :data:`tiltsim.lens.COMPONENTS`, Å, of a library with a lens.
-    edges : array_like, shape (..., 2), optional
-        Of the cell along x and y, Å, where it is strained: columns keep their images and stand further apart.
-    samarium : array_like, shape (...)
-        Fraction.
-
-    Returns
-    -------
-    image : ndarray, shape (..., samples, samples)
-        Fraction of the beam, without a source: the same as :meth:`Library.uniform_image`.
-    slopes : dict of str to ndarray, same shape
-        By each of :data:`SPECIMEN`, per its unit, and with ``aberrations`` by each of them.
-
-    Raises
-    ------
-    SettingsError
-        If a state lies beyond the library, or the library has no lens.
-    """
-    d, material = np.asarray(d, dtype=float), np.asarray(material)
-    shape = d.shape[:-1]
-    state = {"tilt": tilt, "thickness": thickness, "d": d, "material": material, "samarium": samarium}
-    axis = np.arange(samples) / samples
-    own = np.broadcast_to(np.array(list(library.edges.values()))[material], shape)[..., None]
-    scale = np.ones((*shape, 2)) if edges is None else np.broadcast_to(edges, (*shape, 2)) / own
-    step = 0.01 / own / scale  # 1 pm in cells
-    # B stands at half a cell less d; the images of A and B columns fade into each other as in a painted field.
-    at_b = 0.5 - d * step
-    pictures: dict[str, list[Floats]] = {}
-    for site in ("A", "B"):
-        orders, listed = _coefficients(library, site, state, aberrations)
-        place = np.zeros_like(at_b) if site == "A" else at_b
-        away = axis - place[..., None]
-        away = (away - np.round(away)) * scale[..., None]
-        along_x, along_y = (np.exp(2j * np.pi * away[..., i, :, None] * orders) for i in (0, 1))
-        if site == "B":  # with d, B moves
-            turn = 0.02j * np.pi * orders / own[..., None]
-            listed["d_x"] = listed["d_x"] + listed[""] * turn
-            listed["d_y"] = listed["d_y"] + listed[""] * np.swapaxes(turn, -1, -2)
-        drawn = np.real(along_y @ np.stack(list(listed.values())) @ np.swapaxes(along_x, -1, -2))
-        for name, picture in zip(listed, drawn, strict=True):
-            pictures.setdefault(name, []).append(picture)
-    share_a = column_share(axis, axis[:, None])
-
-    def share_b(shift: tuple[float, float]) -> Floats:
-        x, y = (axis - (at_b[..., i, None] - shift[i] * step[..., i, None]) for i in (0, 1))
-        return column_share(x[..., None, :], y[..., :, None])
-
-    b = share_b((0.0, 0.0))
-    total = share_a + b
-    of_a, of_b = pictures.pop("")
-    slopes = {n: (share_a * of[0] + b * of[1]) / total for n, of in pictures.items()}
-    for name, (i, j) in {"d_x": (1.0, 0.0), "d_y": (0.0, 1.0)}.items():
-        fading = (share_b((i, j)) - share_b((-i, -j))) / 2.0
-        slopes[name] += fading * share_a * (of_b - of_a) / total**2
-    return (share_a * of_a + b * of_b) / total, slopes
-
-
-def _coefficients(
-    library: Library, site: str, state: Mapping[str, ArrayLike], aberrations: ArrayLike | None
-) -> tuple[Floats, dict[str, NDArray[np.complex128]]]:
-    """Orders, and Fourier coefficients (..., order_y, order_x) around a column: of the image, "", and its derivatives."""
-    number, names = "AB".index(site), (None, *SPECIMEN)
-    orders = library.dataset.order_x.values
-
-    def scores(of_lens: bool, names: Sequence[str | None] = names) -> Floats:
-        # What Sm does to the effect of aberrations is not known to the library.
-        every = [library.scores(site, **state, derivative=n, of_lens=of_lens) for n in names]  # type: ignore[arg-type]
-        return np.stack(np.broadcast_arrays(*every)).astype(np.float64)
-
-    plain = np.tensordot(scores(False), library.coefficients[number], (-1, 0))
-    found = dict(zip(("", *SPECIMEN), plain, strict=True))
-    if aberrations is None:
-        return orders, found
-    if library.lens is None:
-        raise SettingsError("the library knows no aberrations; build it with `tiltsim library build --lens`.")
-    lens = np.asarray(aberrations, dtype=float)
-    basis = [library.lens.basis(lens, n) for n in (None, *range(len(COMPONENTS)))]
-    # Without aberrations there is nothing but slopes, each by one term.
-    some = bool(basis[0].any())
-    changed = scores(True, names if some else names[:1])
-    weights = [one[..., :, None] * basis[0][..., None, :] for one in changed] if some else []
-    weights += [changed[0][..., :, None] * of[..., None, :] for of in basis[1:]]
-    # All in one product: the table is large.
-    flat = np.stack(np.broadcast_arrays(*weights)).astype(np.float32)
-    table = library.lens_coefficients[number]
-    used = np.flatnonzero(np.any([of.reshape(-1, of.shape[-1]).any(axis=0) for of in basis], axis=0))
-    if len(used) < table.shape[1]:
-        flat, table = flat[..., used], table[:, used]
-    lead = flat.shape[:-2]
-    product = flat.reshape(-1, flat.shape[-2] * flat.shape[-1]) @ table.reshape(-1, table.shape[-1])
-    kept, opposite = library.lens_orders
-    half = product.reshape(*lead, 2, len(kept))
-    half = half[..., 0, :] + 1j * half[..., 1, :]
-    parts = np.zeros((*lead, len(orders) ** 2), dtype=np.complex64)
-    parts[..., opposite] = half.conj()
-    parts[..., kept] = half
-    parts = parts.reshape(*lead, len(orders), len(orders))
-    if some:
-        for name, part in zip(("", *SPECIMEN), parts, strict=False):
-            found[name] = found[name] + part
-    return orders, found | dict(zip(COMPONENTS, parts[-len(COMPONENTS) :], strict=True))
 
 
 def engine_derivatives(
@@ -291,7 +162,7 @@ def engine_derivatives(
         done += 1
         if progress is not None:
             progress(done, total)
-        axis = np.arange(_SAMPLES) * edge / _SAMPLES
+        axis = np.arange(SAMPLES) * edge / SAMPLES
         return evaluate(found, (edge, edge), axis, axis)
 
     # Every job must have the same slab, or phonons would differ: the deepest plane is asked for in all.
@@ -316,7 +187,7 @@ def engine_derivatives(
             # Not replaced in the request, which refuses what is not round.
             job = node_job(request, Node("BiFeO3"), single, planes, d, device)
             job = replace(job, microscope=replace(lens, source_fwhm=0.0))
-            axis = np.arange(_SAMPLES) * edge / _SAMPLES
+            axis = np.arange(SAMPLES) * edge / SAMPLES
             ends.append(evaluate(simulated(job, work).mean(axis=0), (edge, edge), axis, axis)[0, 0, 1])
             done += 1
             if progress is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 
 import analysis
 import dcnn
-from tiltsim.explanation.apparent import apparent_d, noise_of
-from tiltsim.explanation.inversion import Inversion, invert
+from tiltsim.explanation.forward import CONDITIONS, Forward
+from tiltsim.explanation.inversion import Inversion
 from tiltsim.explanation.misfit import WORST_CHI2
-from tiltsim.explanation.model import PRIORS, Model
 from tiltsim.explanation.regions import Region
-from tiltsim.library import Library
 
 Floats = NDArray[np.float64]
-
-#: Steps by which the response is differentiated: of tilt, mrad, and of what else film and reference share, Å.
-_STEP = 2.0
-_CONDITIONS = {"thickness": 15.0, "defocus": 10.0, "C12_x": 6.0, "C12_y": 6.0, "C21_x": 150.0, "C21_y": 150.0}
 
 #: Rounds of the search for the d that shows the apparent one.
 _ROUNDS = 3
@@ -82,88 +76,51 @@ def from_inversion(inversion: Inversion) -> Estimate:
     )  # fmt: skip
 
 
-def from_reference(
-    regions: Sequence[Region],
-    library: Library,
-    pixel: float,
-    *,
-    samarium: float = 0.0,
-    priors: Mapping[str, tuple[float, float]] = PRIORS,
-) -> Estimate:
-    """Tilt, thickness and lens of the reference alone, and what the simulated response makes of them in the film.
+def from_reference(inversion: Inversion, forward: Forward) -> Estimate:
+    """The reference's tilt, with all that the film shares with it, and what the simulated response makes of them in the film.
 
     Parameters
     ----------
-    regions : sequence of Region
-        Variants, and the reference last where there is one.
-    library : Library
-    pixel : float
-        Å.
-    samarium : float
-        Fraction, in the film.
-    priors : mapping of str to (float, float)
-        See :func:`~tiltsim.explanation.inversion.invert`.
+    inversion : Inversion
+        Of variants, and of the reference last where there is one. A few hundred cells of SrTiO3 alone tell tilt from coma and
+        thickness to a milliradian only, so lens, source and thickness are those that all regions agree on.
+    forward : Forward
+        Of that inversion.
     """
     name = "null reference"
     assumes = "the film's columns are parallel to the reference's, it is as thick, and SrTiO3 has no d"
-    variants = [r for r in regions if r.name != "reference"]
-    reference = [r for r in regions if r.name == "reference"]
-    if not reference:
-        return _nothing(name, assumes, len(variants), "the image shows no region without polarization")
-    null = invert(reference, library, priors=priors)
-    if not null.misfit.reduced <= WORST_CHI2:
+    count = forward.variants
+    if count == len(inversion.regions):
+        return _nothing(name, assumes, count, "the image shows no region without polarization")
+    if not inversion.misfit.reduced <= WORST_CHI2:
         return _nothing(
-            name,
-            assumes,
-            len(variants),
-            f"its averaged cell is unlike the library's SrTiO3 (reduced χ² {null.misfit.reduced:.1f})",
-        )
-    noise = noise_of(reference)
-    layout = null.model.layout
-    places = [layout.place("tilt_x", 0), layout.place("tilt_y", 0), *(layout.place(n) for n in _CONDITIONS)]
-    conditions = np.concatenate([null.tilt[0], null.solution.theta[places[2:]]])
-    turn = np.eye(len(places))
-    turn[:2, :2] = reference[0].turn()
-    low, high = null.model.limits
-    middle = 0.5 * (low[places] + high[places])
-    covariance = turn @ null.covariance[np.ix_(places, places)] @ turn.T
+            name, assumes, count,
+            f"the averaged cells are unlike the library's, and so is the lens that it would use (reduced χ² {inversion.misfit.reduced:.1f})",
+        )  # fmt: skip
+    layout, model = inversion.model.layout, inversion.model
+    tilt = inversion.tilt[count]
+    reference = inversion.regions[count]
+    shared = [layout.place(n) for n in CONDITIONS if not n.startswith("tilt")]
+    places = [layout.place("tilt_x", count), layout.place("tilt_y", count), *shared]
     bias, cov = [], []
-    for region in variants:
-        model = Model(library, [region], samarium)
-
-        def shown(d: Floats, at: Floats, region: Region = region, model: Model = model) -> Floats:
-            return apparent_d(_period(null, model, region, at, d), region.frame, pixel, noise)
-
+    for number in range(count):
+        region = inversion.regions[number]
+        back = np.linalg.inv(region.stretch())
+        limit = 0.98 * model.library.d_limit
         d = region.apparent.copy()
-        limit = 0.98 * library.d_limit
         for _ in range(_ROUNDS):
-            d = np.clip(d + region.apparent - shown(d, conditions), -limit, limit)
+            along = np.clip(back @ d, -limit, limit)
+            told = forward.tilted(number, tilt, d_x=float(along[0]), d_y=float(along[1]))
+            d = region.apparent - told
         bias.append(region.apparent - d)
-        base = shown(d, conditions)
-        steps = np.diag([_STEP, _STEP, *_CONDITIONS.values()])
-        # Towards the middle of what the library holds.
-        steps *= np.where(conditions > middle, -1.0, 1.0)
-        slope = np.stack([(shown(d, conditions + one) - base) / one.sum() for one in steps], axis=1)
-        cov.append(slope @ covariance @ slope.T + region.apparent_cov)
-    count = len(variants)
+        # Of the bias by what the reference says, its tilt turned to this variant's lattice; all else along the lattice's axes.
+        _, slope = forward.slopes(number)
+        slope[:, :2] = slope[:, :2] @ region.turn().T @ reference.turn()
+        cov.append(slope @ inversion.covariance[np.ix_(places, places)] @ slope.T + region.apparent_cov)
     return Estimate(
-        name, assumes, np.stack(bias), np.stack(cov), np.repeat(null.tilt[:1], count, axis=0),
-        np.repeat(blocks(null.tilt_cov, 1), count, axis=0),
+        name, assumes, np.stack(bias), np.stack(cov), np.repeat(tilt[None], count, axis=0),
+        np.repeat(inversion.tilt_cov[None, 2 * count : 2 * count + 2, 2 * count : 2 * count + 2], count, axis=0),
     )  # fmt: skip
-
-
-def _period(null: Inversion, model: Model, region: Region, conditions: Floats, d: Floats) -> Floats:
-    """One cell of the film (n, n), in units of the image's mean, with tilt and d (image's axes) and all else as in the reference."""
-    theta = np.zeros(len(model.layout.names))
-    for place, (name, number) in enumerate(model.layout.names):
-        if number < 0:
-            theta[place] = null.solution.theta[null.model.layout.place(name)]
-    for name, value in zip(_CONDITIONS, conditions[2:], strict=True):
-        theta[model.layout.place(name)] = value
-    tilt, along = np.linalg.solve(region.turn(), conditions[:2]), np.linalg.solve(region.stretch(), d)
-    for name, value in zip(("tilt_x", "tilt_y", "d_x", "d_y"), (*tilt, *along), strict=True):
-        theta[model.layout.of(name)[0]] = value
-    return model.predict(model.within(theta)[None])[0][0, 0]
 
 
 def from_symmetry(cells: xr.Dataset, domains: xr.Dataset, regions: Sequence[Region]) -> Estimate:

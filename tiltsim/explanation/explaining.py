@@ -165,9 +165,10 @@ def explain(
     profiles = find_profiles(inversion.posterior, inversion.solution, inversion.covariance, wanted)
     tell(STAGES[5])
     pixel = float(abs(measurement.image.x[1] - measurement.image.x[0]))
+    forward = Forward(inversion, pixel)
     estimates = [
         from_inversion(inversion),
-        from_reference(regions, library, pixel, samarium=samarium, priors=priors),
+        from_reference(inversion, forward),
         from_symmetry(cells.isel(cell=film), domains, regions),
     ]
     if network is not None:
@@ -176,7 +177,7 @@ def explain(
     leans = _leans(inversion)
     verdict = judge(inversion, estimates, profiles, leans)
     bending = find_bending(inversion)
-    corrected = _corrected(cells, labels, null, inversion, verdict, bending, pixel)
+    corrected = _corrected(cells, labels, null, forward, verdict, bending)
     summary = summarized(inversion, profiles, estimates, verdict, leans, bending, library)
     return Explanation(
         measurement,
@@ -217,10 +218,9 @@ def _corrected(
     cells: xr.Dataset,
     labels: NDArray[np.int_],
     null: NDArray[np.bool_],
-    inversion: Inversion,
+    forward: Forward,
     verdict: Verdict,
     bending: Bending | None,
-    pixel: float,
 ) -> xr.Dataset:
     """The table with domains, and with corrected d where that may be given."""
     result = cells.assign(
@@ -230,7 +230,7 @@ def _corrected(
     if not verdict.identified:
         return result
     bias, covariance = np.full((len(labels), 2), np.nan), np.full((len(labels), 2, 2), np.nan)
-    forward = Forward(inversion, pixel)
+    inversion = forward.inversion
     d = cells["d"].values
     xy = np.stack([cells["x"].values, cells["y"].values], -1)
     for number, region in enumerate(inversion.regions):

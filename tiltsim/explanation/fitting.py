@@ -20,8 +20,13 @@ _START_TILTS, _START_STEP = (-0.75, -0.375, 0.0, 0.375, 0.75), 25.0
 #: Steps from every thickness, how many of the ends are followed, steps for them, and the fall of χ² at which a fit has ended.
 _FIRST, _FOLLOWED, _STEPS, _CONVERGED = 8, 6, 40, 1e-3
 
-#: Directions in which the library's errors are weighed.
-_RANK = 60
+#: Share of the variance of the library's errors that all variants have in common, each in its own mirror image. They are images of the
+#: same simulated structures with the same phonons, whose errors at tilts 4 to 16 mrad apart correlate by 0.98 to 0.8; errors of the lens'
+#: effect do by 0.9 to 0.3 for one lens, by 0.1 for different ones, and mirrored crystals see mirrored lenses.
+_COMMON = {"phonons": 0.85, "lens": 0.0}
+
+#: Errors of less than this share of the noise are none.
+_SMALL = 0.1
 
 #: Two ends are one solution if no unknown differs by more than this many standard errors.
 _SAME = 1.0
@@ -93,23 +98,33 @@ class Posterior:
         """From now on weigh bins also by the errors of the library's images, as they are near ``theta`` (p,).
 
         The covariance of all regions' bins is D + U Uᵀ, D their variances and U (region · bin, m) errors; its inverse is
-        D⁻¹ − T Tᵀ. Variants are images of the same simulated structures: what is wrong with one is, mirrored, wrong with all.
+        D⁻¹ − T Tᵀ.
         """
-        found = []
+        found = [np.zeros((self.data.size, 0))]
         materials = [r.material for r in self.regions]
         for material in dict.fromkeys(materials):
-            every = [self.model.errors(theta, n) if m == material else None for n, m in enumerate(materials)]
-            count = max(len(e) for e in every if e is not None)
-            stacked = [np.zeros((count, *self.data.shape[1:])) if e is None else e for e in every]
-            found.append(np.stack(stacked, axis=1).reshape(count, -1))
-        u = np.concatenate(found).T
-        if u.shape[1] > _RANK:  # most samples are much alike
-            left, power, _ = np.linalg.svd(u, full_matrices=False)
-            u = left[:, :_RANK] * power[:_RANK]
+            every = {n: self.model.errors(theta, n) for n, m in enumerate(materials) if m == material}
+            for kind, common in _COMMON.items():
+                samples = {n: errors[kind] for n, errors in every.items() if kind in errors}
+                if common and samples:
+                    found.append(self._telling({n: np.sqrt(common) * s for n, s in samples.items()}))
+                found += [self._telling({n: np.sqrt(1.0 - common) * s}) for n, s in samples.items()]
+        u = np.concatenate(found, axis=1)
         weight = self.weight.ravel()[:, None]
         inner = np.eye(u.shape[1]) + u.T @ (weight * u)
         self.errors = u
         self._taken = weight * u @ np.linalg.inv(np.linalg.cholesky(inner)).T
+
+    def _telling(self, samples: Mapping[int, Floats]) -> Floats:
+        """Few columns (region · bin, m) with the covariance of samples (k, n, n) by region, where noise does not hide it."""
+        size = self.data[0].size
+        rows = np.concatenate([np.arange(number * size, (number + 1) * size) for number in samples])
+        u = np.concatenate([images.reshape(len(images), size) for images in samples.values()], axis=1).T
+        power, turn = np.linalg.eigh(u.T @ (self.weight.ravel()[rows, None] * u))
+        kept = power > _SMALL**2
+        found = np.zeros((self.data.size, int(kept.sum())))
+        found[rows] = u @ turn[:, kept]
+        return found
 
     def _weighted(self, bins: Floats) -> Floats:
         """Inverse covariance of all bins times ``bins`` (..., region, n, n), flat (..., region · n · n)."""

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tiltsim.bounds.response import library_periods
 from tiltsim.explanation.regions import BINS, Region
 from tiltsim.lens import COMPONENTS
 from tiltsim.library import Library
+from tiltsim.library.periods import library_periods
 
 Floats = NDArray[np.float64]
 
@@ -218,16 +218,14 @@ class Model:
                 result[:, place, region] = scale[:, region] * parts[name][:, region]
         return scale * plain + shared("offset")[..., None, None], result
 
-    def errors(self, theta: Floats, region: int) -> Floats:
-        """Samples (m, n, n) of what is wrong with the library's image of a region, in units of the image's mean."""
+    def errors(self, theta: Floats, region: int) -> dict[str, Floats]:
+        """Samples (m, n, n) of what is wrong with the library's image of a region, by kind, in units of the image's mean."""
         layout = self.layout
         places = [layout.of(name)[region] for name in ("d_x", "d_y")]
         signs = tuple(1 if p < 0 or theta[p] >= 0 else -1 for p in places)
         thickness = float(theta[layout.place("thickness")])
         found = self.library.errors(layout.regions[region], thickness, (signs[0], signs[1]))
-        if not len(found):
-            return np.zeros((0, BINS, BINS))
-        return self.soften(found, theta, region)
+        return {kind: self.soften(images, theta, region) for kind, images in found.items()}
 
     def soften(self, periods: Floats, theta: Floats, region: int) -> Floats:
         """Images (m, n, n) of one period, fraction of the beam, as bins of a region show them: blurred by the source, in units of the image's mean."""

@@ -19,7 +19,7 @@ from tiltsim.lens import terms
 from tiltsim.library.errors import error_table, lens_errors, phonon_errors
 from tiltsim.library.lens_modes import assembled_lens
 from tiltsim.library.places import SITES, around, filtered
-from tiltsim.library.request import EDGES, FORMAT, WAVE_VECTORS, LibraryRequest, Node, specimen
+from tiltsim.library.request import EDGES, WAVE_VECTORS, LibraryRequest, Node, specimen
 from tiltsim.library.response import Library
 from tiltsim.library.symmetry import symmetrized
 from tiltsim.planning import band_limit
@@ -116,7 +116,8 @@ def build_library(
     """
     images: dict[Node, Floats] = {}
     changes: dict[Node, NDArray[np.float32]] = {}
-    errors: dict[Node, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    left: dict[Node, NDArray[np.float32]] = {}
+    phonons: dict[Node, NDArray[np.float32]] = {}
     noise = []
     done_before = 0
     for number, node in enumerate(request.nodes):
@@ -138,13 +139,14 @@ def build_library(
         images[node] = pairs.mean(axis=0)
         noise.append(_noise(pairs))
         if request.lens is not None and not node.samarium:
-            changes[node], left = changes[node][: len(terms())], changes[node][len(terms()) :]
-            errors[node] = (phonon_errors(node, pairs), lens_errors(left))
+            changes[node], left[node] = changes[node][: len(terms())], changes[node][len(terms()) :]
+            phonons[node] = phonon_errors(node, pairs)
     dataset = assembled(request, images, np.array(noise))
     if request.lens is not None:
-        added = assembled_lens(request, {n: c for n, c in changes.items() if len(c)})
-        added = added.merge(error_table(errors, request.cells), join="exact")
-        dataset = dataset.merge(added, join="exact")
+        dataset = dataset.merge(assembled_lens(request, {n: changes[n] for n in left}), join="exact")
+        library = Library(dataset)
+        errors = {n: (phonons[n], lens_errors(library, n, changes[n], left[n])) for n in left}
+        dataset = dataset.merge(error_table(errors, request.cells), join="exact")
     return dataset.assign_attrs(content=Library(dataset).digest)
 
 
@@ -231,7 +233,7 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
         },
         attrs={
             "title": "response of perovskite cells to displacement, composition, tilt and thickness",
-            "format": FORMAT,
+            "format": request.format,
             "digest": request.digest,
             "request": json.dumps(request.as_dict(), ensure_ascii=False),
             "edges_angstrom": json.dumps(EDGES),

@@ -1,4 +1,4 @@
-"""What is wrong with the images of a library: its phonons are few, and the lens' polynomial leaves a rest."""
+"""What is wrong with the images of a library: its phonons are few, and what it makes of a lens leaves a rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from tiltsim.images import resample
-from tiltsim.library.request import Node
+from tiltsim.lens import COMPONENTS, LensBox
+from tiltsim.library.lens_modes import symmetrized_terms
+from tiltsim.library.periods import library_periods
+from tiltsim.library.request import EDGES, Node
+from tiltsim.library.response import ERROR_KINDS, Library
 from tiltsim.library.symmetry import symmetrized
 
 Floats = NDArray[np.float64]
@@ -38,27 +42,52 @@ def phonon_errors(node: Node, pairs: Floats) -> Singles:
     return np.concatenate([_at_tilts(symmetrized(one, node.place, node.place)) for one in away])
 
 
-def lens_errors(left: Singles) -> Singles:
-    """What the polynomial leaves of lenses of its box.
+def lens_errors(library: Library, node: Node, changes: Singles, left: Singles) -> Singles:
+    """What a library makes of lenses less what they do: its polynomial and its few modes leave something.
 
     Parameters
     ----------
+    library : Library
+        With a lens, without errors so far.
+    node : Node
+    changes : ndarray (term, tilt_x, tilt_y, cells, y, x)
+        By each term of the polynomial.
     left : ndarray (lens, tilt_x, tilt_y, cells, y, x)
+        What that leaves of the lenses of :meth:`~tiltsim.lens.LensBox.tried`.
 
     Returns
     -------
     ndarray (error, cells, y, x)
     """
-    return np.concatenate([_at_tilts(one) for one in left])
+    request = library.request
+    box, tilts = request.lens or LensBox(), request.series.x
+    cells, samples = request.cells, changes.shape[-1]
+    changes = symmetrized_terms(changes, node.place, node.place)
+    state = {
+        "thickness": np.array(cells) * EDGES[node.material],
+        "d": np.broadcast_to(np.array(node.place) * request.step_pm, (len(cells), 2)),
+        "material": library.materials.index(node.material),
+        "samples": samples,
+    }
+    found = []
+    for i, j in _places(changes.shape[1]):
+        tilt = np.array([tilts[i], tilts[j]])
+        none, _ = library_periods(library, tilt, aberrations=np.zeros(len(COMPONENTS)), **state)
+        for lens, rest in zip(box.tried(), left, strict=True):
+            told, _ = library_periods(library, tilt, aberrations=lens, **state)
+            true = np.tensordot(box.basis(lens), changes[:, i, j], (-1, 0)) + rest[i, j]
+            found.append(true - (told - none))
+    return np.stack(found).astype(np.float32)
 
 
 def _at_tilts(images: NDArray[np.floating]) -> Singles:
     """Some of the tilts (tilt, cells, y, x) of images (tilt_x, tilt_y, cells, y, x)."""
-    found = []
-    for shares in _TILTS:
-        i, j = (round(s * (n - 1)) for s, n in zip(shares, images.shape[:2], strict=True))
-        found.append(images[i, j].astype(np.float32))
-    return np.stack(found)
+    return np.stack([images[i, j].astype(np.float32) for i, j in _places(images.shape[0])])
+
+
+def _places(count: int) -> list[tuple[int, int]]:
+    """Numbers of these tilts among ``count`` along each axis."""
+    return [(round(x * (count - 1)), round(y * (count - 1))) for x, y in _TILTS]
 
 
 def error_table(found: Mapping[Node, tuple[Singles, Singles]], cells: tuple[int, ...]) -> xr.Dataset:
@@ -73,7 +102,7 @@ def error_table(found: Mapping[Node, tuple[Singles, Singles]], cells: tuple[int,
     most = max(e.shape[-1] for both in found.values() for e in both)
     images, kind, material, thick = [], [], [], []
     for node, both in found.items():
-        for name, errors in zip(("phonons", "lens"), both, strict=True):
+        for name, errors in zip(ERROR_KINDS, both, strict=True):
             if len(errors):
                 images.append(resample(errors, most, most).reshape(-1, most, most))
                 kind += [name] * len(images[-1])

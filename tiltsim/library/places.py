@@ -26,10 +26,10 @@ def around(site: str, images: Floats, d: tuple[float, float]) -> Floats:
     return np.asarray(np.fft.ifft2(np.fft.fft2(images) * wave).real)
 
 
-def filtered(images: Floats, power: float) -> Floats:
-    """Images (…, y, x) over one cell blurred by the least source, or with power −1 sharpened again."""
+def filtered(images: Floats, power: float, source: float = LEAST_SOURCE) -> Floats:
+    """Images (…, y, x) over one cell blurred by a source, Å, or with power −1 sharpened again."""
     n = images.shape[-1]
-    sigma = LEAST_SOURCE / np.sqrt(8.0 * np.log(2.0)) / EDGES["BiFeO3"]
+    sigma = source / np.sqrt(8.0 * np.log(2.0)) / EDGES["BiFeO3"]
     k = np.fft.fftfreq(n, 1.0 / n)
     gain = np.exp(-2.0 * power * (np.pi * sigma) ** 2 * (k[:, None] ** 2 + k**2))
     return np.fft.ifft2(np.fft.fft2(images) * gain).real

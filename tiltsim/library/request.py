@@ -16,8 +16,8 @@ from tiltsim.errors import SettingsError
 from tiltsim.lens import LensBox
 from tiltsim.settings import Detector, FrozenPhonons, Microscope, TiltSeries
 
-#: Changes whenever the numbers or the layout of a library change for the same request.
-FORMAT = 1
+#: Change whenever the numbers or the layout of a library, or of one with a lens, change for the same request.
+FORMAT, LENS_FORMAT = 1, 2
 
 #: Materials a library holds, and their pseudocubic edges, Å: bulk BiFeO3 by volume, and SrTiO3.
 EDGES = {"BiFeO3": vegard(0.0), "SrTiO3": SRTIO3_A}
@@ -175,10 +175,15 @@ class LibraryRequest:
             Node("BiFeO3", samarium=self.samarium), Node("SrTiO3"),
         )  # fmt: skip
 
+    @property
+    def format(self) -> int:
+        """Of its library."""
+        return FORMAT if self.lens is None else LENS_FORMAT
+
     @cached_property
     def digest(self) -> str:
         """Of everything that the library's numbers follow from, except versions of other programs."""
-        text = json.dumps(self.as_dict() | {"format": FORMAT, "edges": EDGES}, sort_keys=True)
+        text = json.dumps(self.as_dict() | {"format": self.format, "edges": EDGES}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Literal
 
 import numpy as np
 import xarray as xr
-from numba import njit
+from numba import vectorize
 from numpy.typing import ArrayLike, NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from tiltsim.errors import SettingsError
 from tiltsim.lens import LensBox
 from tiltsim.library import splines
-from tiltsim.library.request import FORMAT, LibraryRequest
+from tiltsim.library.request import LibraryRequest
+from tiltsim.library.scoring import score
 from tiltsim.output import read_dataset
 
 #: What the response can be differentiated by, and its units.
@@ -31,8 +33,8 @@ _BEYOND = 0.5
 _ARRAYS = ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3")
 _LENS_ARRAYS = ("lens_coefficients", "lens_scores_BiFeO3", "lens_scores_SrTiO3", "library_error")
 
-#: Fourier coefficients of less than this share of the largest are none.
-_NOTHING = 1e-6
+#: Where the library's errors come from: its few phonons, and what it makes of a lens.
+ERROR_KINDS = ("phonons", "lens")
 
 #: Thicknesses whose errors stand for that of a specimen.
 _NEAR_THICKNESSES = 3
@@ -107,28 +109,18 @@ class Library:
 
     @cached_property
     def lens_orders(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Orders, numbered row by row, of :attr:`lens_coefficients`, and those of opposite sign, whose coefficients are conjugate.
-
-        Images are real, and a probe lets nothing through beyond the diameter of its aperture.
-        """
-        orders = self.dataset.order_x.values
-        n = len(orders)
-        y, x = np.meshgrid(orders, orders, indexing="ij")
-        half = (y > 0) | ((y == 0) & (x >= 0)) | (n % 2 == 0)  # of even numbers the lowest have no opposite
-        strength = np.abs(self.dataset.lens_coefficients.values).max(axis=(0, 1, 2, 5))
-        kept = np.flatnonzero(half & (strength > _NOTHING * strength.max()))
-        opposite = (n - 1 - kept // n) * n + (n - 1 - kept % n) if n % 2 else kept
-        return kept, opposite
+        """Orders of :attr:`lens_coefficients`, numbered row by row, and those of opposite sign, whose coefficients are conjugate."""
+        n = self.dataset.sizes["order_x"]
+        y, x = (self.dataset[f"lens_order_{axis}"].values.astype(np.int64) for axis in "yx")
+        return (y + n // 2) * n + x + n // 2, (n // 2 - y) * n + n // 2 - x
 
     @cached_property
     def lens_coefficients(self) -> NDArray[np.float32]:
-        """Fourier coefficients by which the lens' terms change the image: (site, mode, term, part × order of :attr:`lens_orders`)."""
-        parts = self.dataset.lens_coefficients.values
-        sites, modes, count, rows, columns, _ = parts.shape
-        flat = np.moveaxis(parts, -1, 3).reshape(sites, modes, count, 2, rows * columns)
-        return np.ascontiguousarray(
-            flat[..., self.lens_orders[0]].reshape(sites, modes, count, -1), dtype=np.float32
-        )
+        """Fourier coefficients by which the lens' terms change the image: (site, term, mode × part × order of :attr:`lens_orders`)."""
+        parts = self.dataset.lens_coefficients.transpose(
+            "site", "term", "lens_mode", "part", "lens_order"
+        ).values
+        return np.ascontiguousarray(parts.reshape(*parts.shape[:2], -1))
 
     @cached_property
     def coefficients(self) -> NDArray[np.complex128]:
@@ -136,8 +128,10 @@ class Library:
         parts = self.dataset.coefficients.values.astype(np.float64)
         return parts[..., 0] + 1j * parts[..., 1]
 
-    def errors(self, material: str, thickness: float, signs: tuple[int, int]) -> NDArray[np.float64]:
-        """What is wrong with images of a material: the sum of their outer products is the covariance of the image's error.
+    def errors(
+        self, material: str, thickness: float, signs: tuple[int, int]
+    ) -> dict[str, NDArray[np.float64]]:
+        """What is wrong with images of a material: the sum of a kind's outer products is the covariance of that error of the image.
 
         See :func:`tiltsim.library.errors.error_table`.
 
@@ -151,24 +145,24 @@ class Library:
 
         Returns
         -------
-        ndarray, shape (sample, n, n)
-            Fraction of the beam; none where the library was built without a lens.
+        dict of str to ndarray, shape (sample, n, n)
+            "phonons" and "lens", fraction of the beam; empty where the library was built without a lens.
         """
         data = self.dataset
         if self.lens is None:
-            return np.zeros((0, 1, 1))
+            return {}
         cells = data.error_cells.values
         apart = np.abs(cells - thickness / self.edges[material])
         of = data.error_material.values == material
         near = of & (apart <= np.sort(np.unique(apart[of]))[:_NEAR_THICKNESSES].max() + 1e-9)
-        images = data.library_error.values[near].astype(np.float64)
-        kind = data.error_kind.values[near]
-        for one in np.unique(kind):
-            images[kind == one] /= np.sqrt((kind == one).sum())
-        for axis, sign in ((2, signs[0]), (1, signs[1])):
-            if sign < 0:
-                images = np.roll(np.flip(images, axis), 1, axis)
-        return images
+        found = {}
+        for kind in ERROR_KINDS:
+            images = data.library_error.values[near & (data.error_kind.values == kind)].astype(np.float64)
+            for axis, sign in ((2, signs[0]), (1, signs[1])):
+                if sign < 0:
+                    images = np.roll(np.flip(images, axis), 1, axis)
+            found[kind] = images / np.sqrt(max(len(images), 1))
+        return found
 
     def scores(
         self,
@@ -182,12 +176,30 @@ class Library:
         derivative: Parameter | None = None,
         of_lens: bool = False,
     ) -> NDArray[np.float32]:
-        """How much of each mode the image around columns holds.
+        """How much of each mode the image around columns holds: one of :meth:`scores_and_slopes`, which see; shape (..., mode)."""
+        state = {"tilt": tilt, "thickness": thickness, "d": d, "samarium": samarium, "material": material}
+        return self.scores_and_slopes(site, (derivative,), **state, of_lens=of_lens)[0]
+
+    def scores_and_slopes(
+        self,
+        site: Literal["A", "B"],
+        wanted: Sequence[Parameter | None],
+        *,
+        tilt: ArrayLike,
+        thickness: ArrayLike,
+        d: ArrayLike = (0.0, 0.0),
+        samarium: ArrayLike = 0.0,
+        material: ArrayLike = 0,
+        of_lens: bool = False,
+    ) -> NDArray[np.float32]:
+        """How much of each mode the image around columns holds, and how that changes.
 
         Parameters
         ----------
         site : {"A", "B"}
             Which columns the image is centred on.
+        wanted : sequence of str or None
+            None for the scores, one of :data:`PARAMETERS` for their derivative by it, per its unit; together they cost little more than one.
         tilt : array_like, shape (..., 2)
             mrad.
         thickness : array_like, shape (...)
@@ -198,14 +210,12 @@ class Library:
             Fraction.
         material : array_like of int, shape (...)
             Index into :attr:`materials`.
-        derivative : str, optional
-            Instead, the derivative with respect to one of :data:`PARAMETERS`, per its unit.
         of_lens : bool
             Instead of the image's modes those of what the lens changes, which know nothing of Sm.
 
         Returns
         -------
-        ndarray, shape (..., mode)
+        ndarray, shape (wanted, ..., mode)
 
         Raises
         ------
@@ -229,13 +239,14 @@ class Library:
         first, step = self._nodes
         states[:, 2] /= edge
         places = (states - first) / step
-        which = -1 if derivative is None else list(PARAMETERS).index(derivative)
+        which = np.array([-1 if name is None else list(PARAMETERS).index(name) for name in wanted])
         table = self.lens_splines if of_lens else self.splines
-        result = np.empty((len(number), table.shape[-1]), dtype=np.float32)
-        _scores(table["AB".index(site)], places, number, which, result)
-        if derivative is not None:
-            result /= step[which] * (edge[:, None] if derivative == "thickness" else 1.0)
-        return result.reshape(*shape, -1)
+        result = np.empty((len(which), len(number), table.shape[-1]), dtype=np.float32)
+        score(table["AB".index(site)], places, number, which, result)
+        for name, one in zip(wanted, result, strict=True):
+            if name is not None:
+                one /= step[list(PARAMETERS).index(name)] * (edge[:, None] if name == "thickness" else 1.0)
+        return result.reshape(len(which), *shape, -1)
 
     @cached_property
     def _nodes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -350,7 +361,7 @@ class Library:
 def _splined(
     polar: NDArray[np.float32], samarium: NDArray[np.float32], null: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Spline coefficients (site, row, tilt_x + 2, tilt_y + 2, cells + 2, mode) of scores, in the order of rows of ``_scores``."""
+    """Spline coefficients (site, row, tilt_x + 2, tilt_y + 2, cells + 2, mode) of scores, in the order of rows of :func:`~tiltsim.library.scoring.score`."""
     rows = np.concatenate(
         [polar.reshape(polar.shape[0], -1, *polar.shape[3:]), samarium[:, None], null[:, None]], axis=1
     ).astype(np.float64)
@@ -364,95 +375,20 @@ def _splined(
 BLEND = 0.5
 
 
-def column_share(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weight, before it is normalized, of all columns of a site at (``u``, ``v``) cells from one of them.
+@vectorize(cache=True)
+def column_share(u: float, v: float) -> float:
+    """Weight, before it is normalized, of all columns of a site at (``u``, ``v``) cells from one of them; of arrays, too.
 
     1 around a column, 0 around the four nearest of the other site; the same as in the painting of fields.
     """
-    u, v = u - np.round(u), v - np.round(v)
-    total = np.zeros(np.broadcast_shapes(u.shape, v.shape))
-    for i in (-1, 0, 1):
-        for j in (-1, 0, 1):
-            p, q = (np.clip((0.5 - np.abs(t)) / BLEND + 0.5, 0, 1) for t in (u - i + v - j, u - i - v + j))
-            total += p**2 * (3.0 - 2.0 * p) * q**2 * (3.0 - 2.0 * q)
+    u, v = u - np.rint(u), v - np.rint(v)
+    total = 0.0
+    for i in range(-1, 2):
+        for j in range(-1, 2):
+            p = min(max((0.5 - abs(u - i + v - j)) / BLEND + 0.5, 0.0), 1.0)
+            q = min(max((0.5 - abs(u - i - v + j)) / BLEND + 0.5, 0.0), 1.0)
+            total += p * p * (3.0 - 2.0 * p) * q * q * (3.0 - 2.0 * q)
     return total
-
-
-@njit(cache=True, nogil=True)
-def _through_nodes(s: float, derivative: bool, weights: NDArray[np.float64]) -> None:
-    """Weights of the nodes −n … n of the polynomial through all of them at ``s``, or those of its derivative."""
-    side = len(weights)
-    half = side // 2
-    for i in range(side):
-        total = 0.0
-        for k in range(side):
-            if derivative and k == i:
-                continue
-            product = 1.0
-            for m in range(side):
-                if m != i and not (derivative and m == k):
-                    product *= (s - (m - half)) / (i - m)
-            if derivative:
-                total += product / (i - k)
-            else:
-                total = product
-        weights[i] = total
-
-
-@njit(cache=True, nogil=True)
-def _scores(
-    table: NDArray[np.float32], places: NDArray[np.float64], material: NDArray[np.int64], which: int,
-    result: NDArray[np.float32],
-) -> None:  # fmt: skip
-    """Scores of states in steps between nodes (tilt_x, tilt_y, cells, d_x, d_y, samarium); ``which`` to differentiate."""
-    rows, nx, ny, nz, modes = table.shape
-    value, slope = np.empty((3, 4)), np.empty((3, 4))
-    first = np.empty(3, np.int64)
-    sizes = (nx - 2, ny - 2, nz - 2)
-    samarium, null = rows - 2, rows - 1
-    side = int(np.sqrt(samarium) + 0.5)
-    across = np.empty((2, side))
-    local = np.zeros((rows, modes), np.float32)
-    known, begin, end = -1, 0, 0
-    for n in range(places.shape[0]):
-        begin, end = (0, null) if material[n] == 0 else (null, null + 1)
-        same = known == material[n]
-        if same:
-            for axis in range(3):
-                same = same and places[n, axis] == places[n - 1, axis]
-        if not same:  # neighbours often share tilt and thickness
-            known = material[n]
-            for axis in range(3):
-                first[axis] = splines.weights(places[n, axis], sizes[axis], value[axis], slope[axis])
-                if which == axis:
-                    value[axis] = slope[axis]
-            local[begin:end] = 0.0
-            for row in range(begin, end):
-                for i in range(4):
-                    for j in range(4):
-                        for k in range(4):
-                            weight = np.float32(value[0, i] * value[1, j] * value[2, k])
-                            source = table[row, first[0] + i, first[1] + j, first[2] + k]
-                            for m in range(modes):
-                                local[row, m] += weight * source[m]
-        for axis in range(2):
-            _through_nodes(places[n, 3 + axis], which == 3 + axis, across[axis])
-        out = result[n]
-        out[:] = 0.0
-        if begin == null:
-            if which < 3:
-                out[:] = local[null]
-            continue
-        if which != 5:
-            for i in range(side):
-                for j in range(side):
-                    weight = np.float32(across[0, i] * across[1, j])
-                    for m in range(modes):
-                        out[m] += weight * local[side * i + j, m]
-        if which < 3 or which == 5:
-            weight = np.float32(1.0 if which == 5 else places[n, 5])
-            for m in range(modes):
-                out[m] += weight * local[samarium, m]
 
 
 def open_library(path: str | Path) -> Library:
@@ -466,12 +402,12 @@ def open_library(path: str | Path) -> Library:
     dataset = read_dataset(Path(path))
     if "coefficients" not in dataset or "request" not in dataset.attrs:
         raise SettingsError(f"{path}: is no response library; make one with `tiltsim library build`.")
-    if dataset.attrs.get("format") != FORMAT:
+    library = Library(dataset)
+    if dataset.attrs.get("format") != library.request.format:
         raise SettingsError(
-            f"{path}: has format {dataset.attrs.get('format')}, this version reads {FORMAT}; build it anew with "
+            f"{path}: has format {dataset.attrs.get('format')}, this version reads {library.request.format}; build it anew with "
             "`tiltsim library build`."
         )
-    library = Library(dataset)
     for name in (*_ARRAYS[1:], *(_LENS_ARRAYS if library.lens else ())):
         if name not in dataset or not np.isfinite(dataset[name].values).all():
             raise SettingsError(f"{path}: {name} is missing or not finite; build the library anew.")

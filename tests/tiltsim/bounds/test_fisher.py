@@ -10,12 +10,11 @@ from tiltsim.bounds.figures import bound_table, component_rms, plot_bound
 from tiltsim.bounds.fisher import NUISANCE, UNITS, fisher_information, model_slopes, tilt_bound
 from tiltsim.bounds.response import (
     ABERRATIONS,
-    SPECIMEN,
     aberration,
     engine_derivatives,
-    library_periods,
     library_response,
 )
+from tiltsim.library.periods import SPECIMEN, library_periods
 from tiltsim.synth.probe import ProbeFaults, transfer
 
 STATE = {"tilt": (4.1, -2.3), "thickness": 61.0, "d": (-14.0, 9.0)}

@@ -8,11 +8,11 @@ import pytest
 from scipy.spatial import cKDTree
 
 import tiltsim
-from tiltsim.bounds.response import library_periods
 from tiltsim.lens import LensBox, named
 from tiltsim.library import Library
 from tiltsim.library.errors import error_table
 from tiltsim.library.lens_modes import assembled_lens
+from tiltsim.library.periods import library_periods
 from tiltsim.library.request import Node
 from tiltsim.synth.detection import Detection
 from tiltsim.synth.faults import Faults
@@ -79,7 +79,7 @@ def lens_library(library):
         changes[node] = np.stack([np.fft.ifft2(whole * t).real for t in terms]).astype(np.float32)
     dataset = plain.dataset.merge(assembled_lens(request, changes), join="exact")
     dataset = dataset.merge(error_table(smooth_errors(changes), request.cells), join="exact")
-    dataset = dataset.assign_attrs(request=json.dumps(request.as_dict()))
+    dataset = dataset.assign_attrs(request=json.dumps(request.as_dict()), format=request.format)
     return Library(dataset.assign_attrs(content=Library(dataset).digest))
 
 

@@ -10,11 +10,11 @@ import tifffile
 import analysis
 import tiltsim
 from tests.tiltsim.explanation.conftest import LENS, film, truth_of
-from tiltsim.bounds.response import library_periods
 from tiltsim.explanation.leans import full_lean, part_leans
 from tiltsim.explanation.reference import find_reference, in_box
 from tiltsim.explanation.what_if import WhatIf, parse_what_if, what_if
 from tiltsim.lens import COMPONENTS
+from tiltsim.library.periods import library_periods
 from tiltsim.library.response import _through_nodes
 
 SMALL = np.eye(4) * 0.01

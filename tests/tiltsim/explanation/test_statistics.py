@@ -7,7 +7,6 @@ import pytest
 
 import tiltsim
 from tests.tiltsim.explanation.conftest import LENS, film, truth_of
-from tiltsim.bounds.response import library_periods
 from tiltsim.explanation.fitting import Posterior
 from tiltsim.explanation.inversion import invert, shared_turn
 from tiltsim.explanation.misfit import find_misfit, harmonics
@@ -15,6 +14,7 @@ from tiltsim.explanation.model import PRIORS, SHARED, SOURCE, Model
 from tiltsim.explanation.profiles import find_profiles
 from tiltsim.explanation.regions import BINS, Region
 from tiltsim.lens import COMPONENTS
+from tiltsim.library.periods import library_periods
 
 CELLS, DOSE = 300, 4e4
 
