@@ -15,7 +15,7 @@ from tiltsim.explanation.reference import find_reference, in_box
 from tiltsim.explanation.what_if import WhatIf, parse_what_if, what_if
 from tiltsim.lens import COMPONENTS
 from tiltsim.library.periods import library_periods
-from tiltsim.library.response import _through_nodes
+from tiltsim.library.scoring import _through_nodes
 
 SMALL = np.eye(4) * 0.01
 
@@ -213,6 +213,11 @@ def test_the_substrate_tells_the_film_its_tilt(lens_library):
     error = np.sqrt(np.diag(null.tilt_cov[0]))
     assert error.max() < 1.5
     np.testing.assert_array_less(np.abs(null.tilt[0] - tilt), 3.0 * error + 0.3)
+    # The film leans, which the reference cannot know: what it says of the film is the bias at its own tilt.
+    for number, region in enumerate(found.regions[:-1]):
+        told, bias = null.bias[number], found.inversion.bias[number]
+        apart = np.hypot(*(found.inversion.tilt[number] - null.tilt[number]))
+        assert np.hypot(*(told - bias)) < 0.5 + 2.0 * apart
 
 
 def test_command_writes_a_page_and_its_numbers(lens_library, tmp_path, tiltsim_command):

@@ -29,6 +29,7 @@ def crystal(library, rng, *, lens=None, wrong=0.0, black=0.0):
     image, _ = library_periods(library, tilt, np.array(thickness), d, samples=BINS, aberrations=lens)
     if wrong:
         errors = library.errors("BiFeO3", thickness, (int(np.sign(d[0])), int(np.sign(d[1]))))
+        errors = np.concatenate(list(errors.values()))
         spectrum = np.fft.fft2(errors).reshape(len(errors), -1)
         n = errors.shape[-1]
         k = np.fft.fftfreq(n, 1.0 / n)
@@ -117,10 +118,29 @@ def test_errors_of_the_library_are_in_the_answers_errors(lens_library):
 def test_errors_of_mirrored_variants_mirror(lens_library):
     plain = lens_library.errors("BiFeO3", 60.0, (1, 1))
     mirrored = lens_library.errors("BiFeO3", 60.0, (-1, 1))
-    # About the A column on the first sample.
-    np.testing.assert_allclose(mirrored[:, :, 1:], plain[:, :, :0:-1], atol=1e-12)
-    np.testing.assert_allclose(mirrored[:, :, 0], plain[:, :, 0], atol=1e-12)
-    assert np.abs(plain).max() > 0
+    assert list(plain) == ["phonons", "lens"]
+    for kind, images in plain.items():
+        # About the A column on the first sample.
+        np.testing.assert_allclose(mirrored[kind][:, :, 1:], images[:, :, :0:-1], atol=1e-12)
+        np.testing.assert_allclose(mirrored[kind][:, :, 0], images[:, :, 0], atol=1e-12)
+        assert np.abs(images).max() > 0
+
+
+def test_variants_share_errors_of_phonons_and_not_those_of_the_lens(lens_library):
+    rng = np.random.default_rng(8)
+    regions = [crystal(lens_library, rng)[0] for _ in range(2)]
+    posterior = Posterior(Model(lens_library, regions), regions)
+    theta = posterior.start()[0]
+    posterior.doubt(theta)
+    size = BINS * BINS
+    first, second = posterior.errors[:size], posterior.errors[size:]
+    alike, mirrored = (posterior.model.errors(theta, n) for n in (0, 1))
+    shared = {k: alike[k].reshape(-1, size).T @ mirrored[k].reshape(-1, size) for k in alike}
+    whole = sum(images.reshape(-1, size).T @ images.reshape(-1, size) for images in alike.values())
+    scale = np.abs(whole).max()
+    np.testing.assert_allclose(first @ second.T, 0.85 * shared["phonons"], atol=0.02 * scale)
+    np.testing.assert_allclose(first @ first.T, whole, atol=0.02 * scale)
+    assert np.abs(shared["phonons"]).max() > 0.2 * scale
 
 
 def test_profiles_of_a_well_known_unknown_are_parabolas(many):
