@@ -27,9 +27,10 @@ SETS = {
 UNDECIDABLE = ("three-fold", "wrong aperture", "few cells", "few electrons")
 
 
-def film_sets(count: int, others: int, cells: int | None = None) -> dict[str, list[Film]]:
-    """Films by set: ``count`` blind ones, ``others`` of each other kind; all of ``cells`` thickness, where given."""
+def film_sets(count: int, others: int, cells: int | None = None, first: int = 0) -> dict[str, list[Film]]:
+    """Films by set: ``count`` blind ones, ``others`` of each other kind, numbered from ``first``; all of ``cells`` thickness, where given."""
     rng = np.random.default_rng(5)
+    some, few = range(first, first + count), range(first, first + others)
     thick = {} if cells is None else {"cells": cells}
 
     def drawn(number: int, name: str, **changes: object) -> Film:
@@ -38,19 +39,19 @@ def film_sets(count: int, others: int, cells: int | None = None) -> dict[str, li
     def one_variant(number: int, name: str, **changes: object) -> Film:
         return drawn(number, name, variants=drawn(number, name).variants[:1], **changes)
 
-    turns = rng.uniform(0, 2 * np.pi / 3, others)
+    turns = dict(zip(few, rng.uniform(0, 2 * np.pi / 3, others), strict=True))
     return {
-        "blind": [drawn(n, "blind", substrate=0.3 if n % 4 == 0 else 0.0) for n in range(count)],
-        "single": [one_variant(n, "single") for n in range(others)],
+        "blind": [drawn(n, "blind", substrate=0.3 if n % 4 == 0 else 0.0) for n in some],
+        "single": [one_variant(n, "single") for n in few],
         "three-fold": [
-            drawn(n, "three-fold", faults={"C23": 1000.0, "phi23": float(turns[n])}) for n in range(others)
+            drawn(n, "three-fold", faults={"C23": 1000.0, "phi23": float(turns[n])}) for n in few
         ],
         "wrong aperture": [
-            drawn(n, "wrong aperture", microscope=Microscope(semiangle_cutoff=25.0, source_fwhm=0.0)) for n in range(others)
+            drawn(n, "wrong aperture", microscope=Microscope(semiangle_cutoff=25.0, source_fwhm=0.0)) for n in few
         ],
-        "few cells": [one_variant(n, "few cells", size=112) for n in range(others)],
-        "few electrons": [one_variant(n, "few electrons", dose=1e3, size=400) for n in range(others)],
-        "reference": [drawn(n, "reference", substrate=0.35, lean_scale=0.0) for n in range(others)],
+        "few cells": [one_variant(n, "few cells", size=112) for n in few],
+        "few electrons": [one_variant(n, "few electrons", dose=1e3, size=400) for n in few],
+        "reference": [drawn(n, "reference", substrate=0.35, lean_scale=0.0) for n in few],
     }  # fmt: skip
 
 

@@ -44,6 +44,9 @@ def main() -> None:
         help="built with `tiltsim library build --lens`; default: built anew into --out, an hour (--quick: a small one)",
     )
     argue.add_argument("--out", type=Path, default=Path("out/explain_benchmark"))
+    argue.add_argument(
+        "--first", type=int, default=0, help="number of the first film of each set: other films"
+    )
     options = argue.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     options.library = options.library or new_library(options)
@@ -91,7 +94,7 @@ def new_library(options: argparse.Namespace) -> Path:
 def simulated(options: argparse.Namespace) -> tuple[dict[str, list[Film]], dict[str, list[list[np.ndarray]]]]:
     """All sets of films, and the images of their variants."""
     count, others, pairs = _QUICK if options.quick else _FULL
-    sets = film_sets(count, others, cells=22 if options.quick else None)
+    sets = film_sets(count, others, cells=22 if options.quick else None, first=options.first)
     every = [film for films in sets.values() for film in films]
     images = iter(simulate_films(every, options.out / "films", pairs))
     return sets, {name: [next(images) for _ in films] for name, films in sets.items()}

@@ -18,7 +18,7 @@ from tiltsim.errors import SettingsError
 from tiltsim.estimate import forecast
 from tiltsim.lens import LensBox
 from tiltsim.library import Library, LibraryRequest, build_library, check_library, open_library
-from tiltsim.library.building import node_job
+from tiltsim.library.building import library_jobs
 from tiltsim.library.figures import plot_check, plot_library
 from tiltsim.library.request import small_library
 from tiltsim.output import check_folder, complete_folder, write_json
@@ -81,11 +81,7 @@ def build(
     if lens:
         request = replace(request, lens=LensBox(), d_steps=2)
     if dry_run:
-        print_lines(
-            forecast(
-                [node_job(request, n, request.series, request.cells, device=device) for n in request.nodes]
-            )
-        )
+        print_lines(forecast(library_jobs(request, device)))
         return
     with progress_bars(console) as bars:
         build_into(request, out, bars, device=device, scheduler=scheduler)

@@ -13,7 +13,6 @@ from analysis import Measurement
 from analysis.errors import ImageError
 from analysis.tiling import usable_cells
 from tiltsim.explanation.explaining import Explanation
-from tiltsim.explanation.forward import Forward
 from tiltsim.lens import COMPONENTS
 
 Floats = NDArray[np.float64]
@@ -64,8 +63,7 @@ def attribute(found: Explanation, progress: Callable[[int, int], None] | None = 
     """
     inversion, cells = found.inversion, found.cells
     leans = found.leans if found.leans is not None and found.leans.decided else None
-    x = found.measurement.image.x.values
-    forward = Forward(inversion, float(abs(x[1] - x[0])))
+    forward = found.forward
     causes = CAUSES if leans is not None else CAUSES_ALONE
     count, last = forward.variants, len(causes) - 1
     none = dict.fromkeys(COMPONENTS, 0.0)

@@ -59,6 +59,8 @@ class Explanation:
         From ``analysis.find_domains`` of the cells that are no reference.
     regions : list of Region
     inversion : Inversion
+    forward : Forward
+        What that says of other tilts, thicknesses and lenses.
     profiles : list of Profile
         Profile likelihoods of thickness, and of tilt and d of the largest variant.
     leans : Leans or None
@@ -75,6 +77,7 @@ class Explanation:
     domains: xr.Dataset
     regions: list[Region]
     inversion: Inversion
+    forward: Forward
     profiles: list[Profile]
     leans: Leans | None
     bending: Bending | None
@@ -185,6 +188,7 @@ def explain(
         domains,
         regions,
         inversion,
+        forward,
         profiles,
         leans,
         bending,

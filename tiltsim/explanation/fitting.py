@@ -23,7 +23,7 @@ _FIRST, _FOLLOWED, _STEPS, _CONVERGED = 8, 6, 40, 1e-3
 #: Share of the variance of the library's errors that all variants have in common, each in its own mirror image. They are images of the
 #: same simulated structures with the same phonons, whose errors at tilts 4 to 16 mrad apart correlate by 0.98 to 0.8; errors of the lens'
 #: effect do by 0.9 to 0.3 for one lens, by 0.1 for different ones, and mirrored crystals see mirrored lenses.
-_COMMON = {"phonons": 0.85, "lens": 0.0}
+_COMMON = {"phonons": 0.85, "model": 0.0}
 
 #: Errors of less than this share of the noise are none.
 _SMALL = 0.1

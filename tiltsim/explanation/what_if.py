@@ -15,7 +15,6 @@ import analysis
 from analysis.drawing import CONVENTION, SMALL, TEXT
 from tiltsim.errors import SettingsError
 from tiltsim.explanation.explaining import Explanation
-from tiltsim.explanation.forward import Forward
 from tiltsim.explanation.inversion import shared_turn
 from tiltsim.explanation.model import SHARED
 
@@ -96,8 +95,7 @@ def what_if(found: Explanation, changed: WhatIf) -> xr.Dataset:
             f"--what-if {str(changed)!r} needs the crystal's own d, which this image does not give: {found.verdict.objections[0]}."
         )
     inversion, library = found.inversion, found.inversion.model.library
-    x = found.measurement.image.x.values
-    forward = Forward(inversion, float(abs(x[1] - x[0])))
+    forward = found.forward
     replaced: dict[str, float] = {}
     for name, value in (("thickness", changed.thickness), ("defocus", changed.defocus)):
         if value is not None:

@@ -16,7 +16,7 @@ from tiltsim.checkpoints import Checkpoints
 from tiltsim.images import resample
 from tiltsim.jobs import Job
 from tiltsim.lens import terms
-from tiltsim.library.errors import error_table, lens_errors, phonon_errors
+from tiltsim.library.errors import error_table, model_errors, phonon_errors
 from tiltsim.library.lens_modes import assembled_lens
 from tiltsim.library.places import SITES, around, filtered
 from tiltsim.library.request import EDGES, WAVE_VECTORS, LibraryRequest, Node, specimen
@@ -29,8 +29,8 @@ from tiltsim.simulate import prepare, sample
 Floats = NDArray[np.float64]
 
 #: Share of the images' root mean square that modes left out may carry, after the blur of :func:`~tiltsim.library.places.filtered`.
-#: Phonons leave 1e-2 of noise.
-_LEFT_OUT = 2.5e-3
+#: Phonons leave 1e-2 of noise. The less where tilt is read from images, the second: what is left out is taken for tilt.
+_LEFT_OUT, _LEFT_OUT_TO_FIT = 2.5e-3, 1e-3
 
 Progress = Callable[[int, int], None]
 
@@ -83,6 +83,19 @@ def _simulated(
     return pairs.reshape(len(pairs), *grid, *pairs.shape[2:]), changes.reshape(-1, *grid, *changes.shape[2:])
 
 
+def library_jobs(request: LibraryRequest, device: str = "auto") -> list[Job]:
+    """What is simulated: the nodes, and with a lens also what is held out to learn the library's errors from."""
+    jobs = [node_job(request, n, request.series, request.cells, device=device) for n in request.nodes]
+    if request.lens is None:
+        return jobs
+    # How Sm changes the effect of aberrations is left out: an effect on an effect.
+    lenses = [None if n.samarium else request.lens for n in request.nodes]
+    jobs = [replace(job, lens=lens) for job, lens in zip(jobs, lenses, strict=True)]
+    tilts, cells = request.held_out_tilts, request.held_out_cells
+    held = [node_job(request, node, tilts, cells, d, device) for node, d in request.held_out]
+    return jobs + [replace(job, lens=request.lens) for job in held]
+
+
 def build_library(
     request: LibraryRequest,
     *,
@@ -114,39 +127,33 @@ def build_library(
         (site, tilt_x, tilt_y, cells, mode) per unit fraction of Sm, ``scores_SrTiO3``; ``noise`` (node, cells):
         standard error of the mean image over phonon pairs, rms, as a share of the image's rms.
     """
-    images: dict[Node, Floats] = {}
-    changes: dict[Node, NDArray[np.float32]] = {}
-    left: dict[Node, NDArray[np.float32]] = {}
-    phonons: dict[Node, NDArray[np.float32]] = {}
-    noise = []
-    done_before = 0
-    for number, node in enumerate(request.nodes):
+    found, done_before = [], 0
+    jobs = library_jobs(request, device)
+    for number, job in enumerate(jobs):
         latest = 0
 
         def counted(
-            done: int, expected: int, base: int = done_before, left: int = len(request.nodes) - number
+            done: int, expected: int, base: int = done_before, left: int = len(jobs) - number
         ) -> None:
             nonlocal latest
             latest = done
             if progress is not None:
                 progress(base + done, base + expected * left)
 
-        job = node_job(request, node, request.series, request.cells, device=device)
-        # How Sm changes the effect of aberrations is left out: an effect on an effect.
-        job = replace(job, lens=None if node.samarium else request.lens)
-        pairs, changes[node] = _simulated(job, work, scheduler, counted)
+        found.append(_simulated(job, work, scheduler, counted))
         done_before += latest
-        images[node] = pairs.mean(axis=0)
-        noise.append(_noise(pairs))
-        if request.lens is not None and not node.samarium:
-            changes[node], left[node] = changes[node][: len(terms())], changes[node][len(terms()) :]
-            phonons[node] = phonon_errors(node, pairs)
-    dataset = assembled(request, images, np.array(noise))
+    of_nodes = dict(zip(request.nodes, found, strict=False))
+    images = {n: pairs.mean(axis=0) for n, (pairs, _) in of_nodes.items()}
+    dataset = assembled(request, images, np.array([_noise(pairs) for pairs, _ in of_nodes.values()]))
     if request.lens is not None:
-        dataset = dataset.merge(assembled_lens(request, {n: changes[n] for n in left}), join="exact")
+        plain = [n for n in request.nodes if not n.samarium]
+        changes = {n: of_nodes[n][1][: len(terms())] for n in plain}
+        dataset = dataset.merge(assembled_lens(request, changes), join="exact")
         library = Library(dataset)
-        errors = {n: (phonons[n], lens_errors(library, n, changes[n], left[n])) for n in left}
-        dataset = dataset.merge(error_table(errors, request.cells), join="exact")
+        errors = [phonon_errors(n, of_nodes[n][0], request.cells) for n in plain]
+        for (node, d), (pairs, changed) in zip(request.held_out, found[len(of_nodes) :], strict=True):
+            errors.append(model_errors(library, node, d, pairs.mean(axis=0), changed))
+        dataset = dataset.merge(error_table(errors), join="exact")
     return dataset.assign_attrs(content=Library(dataset).digest)
 
 
@@ -190,7 +197,10 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
             around(site, null, (0.0, 0.0)),
         ]
         soft = [filtered(s, 1.0) for s in states]
-        modes = _modes(np.concatenate([s.reshape(-1, most * most) for s in soft]))
+        modes = _modes(
+            np.concatenate([s.reshape(-1, most * most) for s in soft]),
+            _LEFT_OUT if request.lens is None else _LEFT_OUT_TO_FIT,
+        )
         sharp = filtered(modes.reshape(-1, most, most), -1.0)
         coefficients.append(np.fft.fft2(sharp) / most**2)
         scores.append([s.reshape(*s.shape[:-2], -1) @ modes.T for s in soft])
@@ -244,12 +254,12 @@ def assembled(request: LibraryRequest, images: dict[Node, Floats], noise: Floats
     )  # fmt: skip
 
 
-def _modes(states: Floats) -> Floats:
-    """Orthonormal rows that hold all ``states`` (n, samples) but a share of their rms."""
+def _modes(states: Floats, left_out: float) -> Floats:
+    """Orthonormal rows that hold all ``states`` (n, samples) but the share ``left_out`` of their rms."""
     power, vectors = np.linalg.eigh(states.T @ states)
     order = np.argsort(power)[::-1]
     left = 1.0 - np.cumsum(power[order]) / power.sum()
-    count = int(np.argmax(left < _LEFT_OUT**2)) + 1
+    count = int(np.argmax(left < left_out**2)) + 1
     return vectors[:, order[:count]].T
 
 

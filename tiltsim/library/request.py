@@ -176,6 +176,24 @@ class LibraryRequest:
         )  # fmt: skip
 
     @property
+    def held_out(self) -> tuple[tuple[Node, tuple[float, float]], ...]:
+        """Structures that no node is interpolated from, and their d, pm: what a library with a lens foretells of them tells its errors."""
+        p = self.polar_pm
+        polar = Node("BiFeO3", (1, 1))
+        return ((polar, (0.75 * p, 0.75 * p)), (polar, (1.1 * p, 1.1 * p)), (Node("SrTiO3"), (0.0, 0.0)))
+
+    @property
+    def held_out_tilts(self) -> TiltSeries:
+        """Of theirs; between the nodes, and symmetric."""
+        axis = tuple(round(share * self.largest_tilt, 6) for share in (-0.6, -0.15, 0.15, 0.6))
+        return TiltSeries(axis, axis)
+
+    @property
+    def held_out_cells(self) -> tuple[int, ...]:
+        """Thicknesses of theirs, between the nodes but the last: phonons are those of one slab."""
+        return tuple(sorted({*(n + 2 for n in self.cells[:-1]), self.cells[-1]}))
+
+    @property
     def format(self) -> int:
         """Of its library."""
         return FORMAT if self.lens is None else LENS_FORMAT

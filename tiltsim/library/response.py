@@ -33,8 +33,8 @@ _BEYOND = 0.5
 _ARRAYS = ("coefficients", "scores_BiFeO3", "scores_samarium", "scores_SrTiO3")
 _LENS_ARRAYS = ("lens_coefficients", "lens_scores_BiFeO3", "lens_scores_SrTiO3", "library_error")
 
-#: Where the library's errors come from: its few phonons, and what it makes of a lens.
-ERROR_KINDS = ("phonons", "lens")
+#: Where the library's errors come from: its few phonons; and interpolation, and what it makes of a lens.
+ERROR_KINDS = ("phonons", "model")
 
 #: Thicknesses whose errors stand for that of a specimen.
 _NEAR_THICKNESSES = 3
@@ -146,7 +146,7 @@ class Library:
         Returns
         -------
         dict of str to ndarray, shape (sample, n, n)
-            "phonons" and "lens", fraction of the beam; empty where the library was built without a lens.
+            By :data:`ERROR_KINDS`, fraction of the beam; empty where the library was built without a lens.
         """
         data = self.dataset
         if self.lens is None:
@@ -154,10 +154,13 @@ class Library:
         cells = data.error_cells.values
         apart = np.abs(cells - thickness / self.edges[material])
         of = data.error_material.values == material
-        near = of & (apart <= np.sort(np.unique(apart[of]))[:_NEAR_THICKNESSES].max() + 1e-9)
         found = {}
         for kind in ERROR_KINDS:
-            images = data.library_error.values[near & (data.error_kind.values == kind)].astype(np.float64)
+            mine = of & (data.error_kind.values == kind)
+            nearest = np.unique(apart[mine])[:_NEAR_THICKNESSES].max(initial=0.0)
+            images = data.library_error.values[mine & (apart <= nearest + 1e-9)].astype(np.float64)
+            # The crystal mirrored at its diagonal is one as well.
+            images = np.concatenate([images, np.swapaxes(images, 1, 2)])
             for axis, sign in ((2, signs[0]), (1, signs[1])):
                 if sign < 0:
                     images = np.roll(np.flip(images, axis), 1, axis)

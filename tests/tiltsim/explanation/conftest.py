@@ -10,10 +10,11 @@ from scipy.spatial import cKDTree
 import tiltsim
 from tiltsim.lens import LensBox, named
 from tiltsim.library import Library
-from tiltsim.library.errors import error_table
+from tiltsim.library.errors import Errors, error_table
 from tiltsim.library.lens_modes import assembled_lens
 from tiltsim.library.periods import library_periods
 from tiltsim.library.request import Node
+from tiltsim.library.response import ERROR_KINDS
 from tiltsim.synth.detection import Detection
 from tiltsim.synth.faults import Faults
 from tiltsim.synth.probe import ProbeFaults, transfer
@@ -35,19 +36,17 @@ def as_faults(lens):
 WRONG = 0.01
 
 
-def smooth_errors(changes):
+def smooth_errors(changes, cells):
     """Errors as smooth as images are, of every node, as phonons and the lens' polynomial leave them."""
-    rng, found = np.random.default_rng(3), {}
+    rng, found = np.random.default_rng(3), []
     for node, change in changes.items():
-        cells, n = change.shape[-3], change.shape[-1]
+        n = change.shape[-1]
         size = WRONG * float(np.sqrt((change**2).mean()))
         k = np.fft.fftfreq(n, 1.0 / n)
         soft = np.exp(-0.1 * (k[:, None] ** 2 + k**2))
-        kinds = []
-        for _ in range(2):
-            noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, cells, n, n))) * soft).real
-            kinds.append((size * noise / noise.std()).astype(np.float32))
-        found[node] = tuple(kinds)
+        for kind in ERROR_KINDS:
+            noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, len(cells), n, n))) * soft).real
+            found.append(Errors(kind, node.material, cells, (size * noise / noise.std()).astype(np.float32)))
     return found
 
 
@@ -78,7 +77,7 @@ def lens_library(library):
         whole = np.fft.fft2(images)
         changes[node] = np.stack([np.fft.ifft2(whole * t).real for t in terms]).astype(np.float32)
     dataset = plain.dataset.merge(assembled_lens(request, changes), join="exact")
-    dataset = dataset.merge(error_table(smooth_errors(changes), request.cells), join="exact")
+    dataset = dataset.merge(error_table(smooth_errors(changes, request.cells)), join="exact")
     dataset = dataset.assign_attrs(request=json.dumps(request.as_dict()), format=request.format)
     return Library(dataset.assign_attrs(content=Library(dataset).digest))
 

@@ -214,7 +214,7 @@ def test_the_substrate_tells_the_film_its_tilt(lens_library):
     assert error.max() < 1.5
     np.testing.assert_array_less(np.abs(null.tilt[0] - tilt), 3.0 * error + 0.3)
     # The film leans, which the reference cannot know: what it says of the film is the bias at its own tilt.
-    for number, region in enumerate(found.regions[:-1]):
+    for number in range(len(found.regions) - 1):
         told, bias = null.bias[number], found.inversion.bias[number]
         apart = np.hypot(*(found.inversion.tilt[number] - null.tilt[number]))
         assert np.hypot(*(told - bias)) < 0.5 + 2.0 * apart

@@ -118,7 +118,7 @@ def test_errors_of_the_library_are_in_the_answers_errors(lens_library):
 def test_errors_of_mirrored_variants_mirror(lens_library):
     plain = lens_library.errors("BiFeO3", 60.0, (1, 1))
     mirrored = lens_library.errors("BiFeO3", 60.0, (-1, 1))
-    assert list(plain) == ["phonons", "lens"]
+    assert list(plain) == ["phonons", "model"]
     for kind, images in plain.items():
         # About the A column on the first sample.
         np.testing.assert_allclose(mirrored[kind][:, :, 1:], images[:, :, :0:-1], atol=1e-12)
@@ -126,7 +126,7 @@ def test_errors_of_mirrored_variants_mirror(lens_library):
         assert np.abs(images).max() > 0
 
 
-def test_variants_share_errors_of_phonons_and_not_those_of_the_lens(lens_library):
+def test_variants_share_errors_of_phonons_and_no_others(lens_library):
     rng = np.random.default_rng(8)
     regions = [crystal(lens_library, rng)[0] for _ in range(2)]
     posterior = Posterior(Model(lens_library, regions), regions)
