@@ -11,15 +11,11 @@ from numpy.typing import NDArray
 
 import analysis
 import dcnn
-from tiltsim.explanation.forward import CONDITIONS, Forward
 from tiltsim.explanation.inversion import Inversion
 from tiltsim.explanation.misfit import WORST_CHI2
 from tiltsim.explanation.regions import Region
 
 Floats = NDArray[np.float64]
-
-#: Rounds of the search for the d that shows the apparent one.
-_ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,50 +72,46 @@ def from_inversion(inversion: Inversion) -> Estimate:
     )  # fmt: skip
 
 
-def from_reference(inversion: Inversion, forward: Forward) -> Estimate:
-    """The reference's tilt, with all that the film shares with it, and what the simulated response makes of them in the film.
+def from_reference(inversion: Inversion) -> Estimate:
+    """What the images of the variants say of d if their columns are as tilted as the reference's.
 
     Parameters
     ----------
     inversion : Inversion
         Of variants, and of the reference last where there is one. A few hundred cells of SrTiO3 alone tell tilt from coma and
         thickness to a milliradian only, so lens, source and thickness are those that all regions agree on.
-    forward : Forward
-        Of that inversion.
     """
     name = "null reference"
     assumes = "the film's columns are parallel to the reference's, it is as thick, and SrTiO3 has no d"
-    count = forward.variants
-    if count == len(inversion.regions):
+    regions, layout = inversion.regions, inversion.model.layout
+    count = sum(r.name != "reference" for r in regions)
+    if count == len(regions):
         return _nothing(name, assumes, count, "the image shows no region without polarization")
     if not inversion.misfit.reduced <= WORST_CHI2:
         return _nothing(
             name, assumes, count,
             f"the averaged cells are unlike the library's, and so is the lens that it would use (reduced χ² {inversion.misfit.reduced:.1f})",
         )  # fmt: skip
-    layout, model = inversion.model.layout, inversion.model
-    tilt = inversion.tilt[count]
-    reference = inversion.regions[count]
-    shared = [layout.place(n) for n in CONDITIONS if not n.startswith("tilt")]
-    places = [layout.place("tilt_x", count), layout.place("tilt_y", count), *shared]
+    theta, curvature = inversion.solution.theta, inversion.solution.covariance
+    at = [[layout.place(n, r) for n in ("tilt_x", "tilt_y")] for r in range(count + 1)]
     bias, cov = [], []
     for number in range(count):
-        region = inversion.regions[number]
-        back = np.linalg.inv(region.stretch())
-        limit = 0.98 * model.library.d_limit
-        d = region.apparent.copy()
-        for _ in range(_ROUNDS):
-            along = np.clip(back @ d, -limit, limit)
-            told = forward.tilted(number, tilt, d_x=float(along[0]), d_y=float(along[1]))
-            d = region.apparent - told
-        bias.append(region.apparent - d)
-        # Of the bias by what the reference says, its tilt turned to this variant's lattice; all else along the lattice's axes.
-        _, slope = forward.slopes(number)
-        slope[:, :2] = slope[:, :2] @ region.turn().T @ reference.turn()
-        cov.append(slope @ inversion.covariance[np.ix_(places, places)] @ slope.T + region.apparent_cov)
+        region = regions[number]
+        places = [layout.place(n, number) for n in ("d_x", "d_y")]
+        # Where tilt is held elsewhere, the best d follows, with all that regions share.
+        follows = curvature[np.ix_(places, at[number])] @ np.linalg.inv(
+            curvature[np.ix_(at[number], at[number])]
+        )
+        d = np.zeros((2, len(theta)))
+        d[:, places], d[:, at[number]] = np.eye(2), -follows
+        d[:, at[count]] = follows @ region.turn().T @ regions[count].turn()
+        d = region.stretch() @ d
+        bias.append(region.apparent - d @ theta)
+        cov.append(d @ inversion.covariance @ d.T)
+    tilt, tilt_cov = inversion.tilt[count], inversion.tilt_cov[2 * count :, 2 * count :]
     return Estimate(
         name, assumes, np.stack(bias), np.stack(cov), np.repeat(tilt[None], count, axis=0),
-        np.repeat(inversion.tilt_cov[None, 2 * count : 2 * count + 2, 2 * count : 2 * count + 2], count, axis=0),
+        np.repeat(tilt_cov[None], count, axis=0),
     )  # fmt: skip
 
 

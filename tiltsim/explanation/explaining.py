@@ -171,7 +171,7 @@ def explain(
     forward = Forward(inversion, pixel)
     estimates = [
         from_inversion(inversion),
-        from_reference(inversion, forward),
+        from_reference(inversion),
         from_symmetry(cells.isel(cell=film), domains, regions),
     ]
     if network is not None:
