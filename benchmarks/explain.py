@@ -41,7 +41,7 @@ def main() -> None:
     argue.add_argument(
         "--library",
         type=Path,
-        help="built with `tiltsim library build --lens`; default: built anew into --out, an hour (--quick: a small one)",
+        help="built with `tiltsim library build --lens`; default: built anew into --out, an hour and a half (--quick: a small one)",
     )
     argue.add_argument("--out", type=Path, default=Path("out/explain_benchmark"))
     argue.add_argument(

@@ -27,7 +27,7 @@ def explain(
         Path | None,
         typer.Option(
             help="library.nc for the image's microscope and detector, from `tiltsim library build --lens`.",
-            show_default="built first, of --microscope, into the --out folder: an hour on two cores",
+            show_default="built first, of --microscope, into the --out folder: an hour and a half on two cores",
         ),
     ] = None,
     microscope: Annotated[
@@ -108,7 +108,9 @@ def explain(
             if library is None:
                 plain = Microscope(wanted.energy_keV, wanted.semiangle_cutoff)
                 request = LibraryRequest(plain, detector, lens=LensBox(), d_steps=2)
-                analysis.load(image, pixel_size=pixel_size, dataset=dataset)  # before an hour is spent on it
+                analysis.load(
+                    image, pixel_size=pixel_size, dataset=dataset
+                )  # before more than an hour is spent on it
                 built_library(request, out / "library", bars, device=device)
             else:
                 check_microscope(open_library(library), wanted, detector, microscope.name)

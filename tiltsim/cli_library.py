@@ -55,7 +55,7 @@ def build(
         bool,
         typer.Option(
             "--lens",
-            help="Residual aberrations too, and finer steps of d, as `explain` needs: an hour on two cores.",
+            help="Residual aberrations too, and finer steps of d, as `explain` needs: an hour and a half on two cores.",
         ),
     ] = False,
     device: Device = "auto",

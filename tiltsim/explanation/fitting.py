@@ -28,6 +28,9 @@ _COMMON = {"phonons": 0.85, "model": 0.0}
 #: Errors of less than this share of the noise are none.
 _SMALL = 0.1
 
+#: Where −2 log posterior for each bin ends higher than this, guesses at a defocus of this share of the library's are followed too.
+_POOR, _FAR = 1.5, 0.6
+
 #: Two ends are one solution if no unknown differs by more than this many standard errors.
 _SAME = 1.0
 
@@ -178,8 +181,8 @@ class Posterior:
             going[at[ended]] = False
         return theta, best
 
-    def start(self) -> Floats:
-        """Guesses (k, p): for each thickness, the tilts with which each region's linear model explains it best."""
+    def start(self, defocus: float = 0.0) -> Floats:
+        """Guesses (k, p): for each thickness, the tilts with which each region's linear model explains it best, at one ``defocus``, Å."""
         library, layout = self.model.library, self.model.layout
         thin, thick = library.thickness_range
         count = max(2, int(np.ceil((thick - thin) / _START_STEP)))
@@ -187,7 +190,7 @@ class Posterior:
         tilts = np.array([(x, y) for x in _START_TILTS for y in _START_TILTS]) * library.tilt_limit
         base = layout.each({name: 0.0 for name, _ in layout.names})
         base[[layout.place("source_xx"), layout.place("source_yy")]] = SOURCE
-        base[layout.place("scale")] = 1.0
+        base[layout.place("scale")], base[layout.place("defocus")] = 1.0, defocus
         for number, region in enumerate(self.regions):
             if region.material != layout.null:
                 along = np.linalg.solve(region.stretch(), region.apparent)
@@ -241,9 +244,14 @@ class Posterior:
 
     def solutions(self) -> list[Solution]:
         """All distinct maxima that were found, the best first."""
-        theta, value = self.climb(self.start(), _FIRST)
-        order = np.argsort(value)[:_FOLLOWED]
-        theta, value = self.climb(theta[order], _STEPS)
+        theta, value = self._ends(0.0)
+        if value.min() > _POOR * self.data.size:
+            # Beyond focus and short of it lie valleys of their own.
+            far = _FAR * self.high[self.model.layout.place("defocus")]
+            more = [(theta, value), *(self._ends(sign * far) for sign in (-1.0, 1.0))]
+            theta, value = (np.concatenate(parts) for parts in zip(*more, strict=True))
+            order = np.argsort(value)[:_FOLLOWED]
+            theta, value = theta[order], value[order]
         self.doubt(theta[np.argmin(value)])
         theta, value = self.climb(theta, _STEPS)
         found: list[Solution] = []
@@ -253,6 +261,11 @@ class Posterior:
             if all((np.abs(one.theta - other.theta) > _SAME * error).any() for other in found):
                 found.append(one)
         return found
+
+    def _ends(self, defocus: float) -> tuple[Floats, Floats]:
+        """Where the best guesses at a ``defocus`` lead to, and −2 log posterior there."""
+        theta, value = self.climb(self.start(defocus), _FIRST)
+        return self.climb(theta[np.argsort(value)[:_FOLLOWED]], _STEPS)
 
     def _solution(self, theta: Floats) -> Solution:
         image, slopes = self.model.predict(theta[None])
