@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import abtem
 import dask
 import numpy as np
+import pyfftw  # type: ignore[import-untyped]
 import torch
 from dask.callbacks import Callback
 from numpy.typing import NDArray
@@ -43,37 +44,45 @@ def compute_unit(job: Job, unit: Unit, passes: int, threads: int) -> NDArray[np.
         return smatrix.compute(job, unit, passes)
 
 
-#: FFTW measures which of its algorithms is fastest, and takes another one from process to process; what it estimates is always the same.
-_PLANNING = {"fftw.planning_effort": "FFTW_ESTIMATE"}
-
 _lock = threading.Lock()
+_inside = threading.local()
 _users = 0
-_before: tuple[int, str] = (1, "")
+_before: tuple[int, str, tuple[bytes, ...]] = (1, "", ())
 
 
 @contextmanager
 def reproducible(threads: int) -> Iterator[None]:
     """The same numbers to the last bit in every process while anyone is inside; what was set before, afterwards.
 
-    Torch has ``threads`` threads an operation, and abTEM's Fourier transforms are not planned by the clock. Both are settings of the whole
-    process: the last one out restores them.
+    Torch has ``threads`` threads an operation. FFTW, by default, measures which of its algorithms is fastest, takes another one from
+    process to process, and remembers it: here it estimates, and forgets what had been measured. Both are settings of the whole process.
     """
     global _users, _before
+    outer = torch.get_num_threads() if getattr(_inside, "depth", 0) else None
     with _lock:
         if _users == 0:
-            _before = torch.get_num_threads(), abtem.config.get("fftw.planning_effort")
-            abtem.config.set(_PLANNING)
+            _before = (
+                torch.get_num_threads(),
+                abtem.config.get("fftw.planning_effort"),
+                pyfftw.export_wisdom(),
+            )
+            pyfftw.forget_wisdom()
+            abtem.config.set({"fftw.planning_effort": "FFTW_ESTIMATE"})
         # In every thread: OpenMP keeps a number for each, and sums depend in their last bit on it.
         torch.set_num_threads(threads)
         _users += 1
+    _inside.depth = getattr(_inside, "depth", 0) + 1
     try:
         yield
     finally:
+        _inside.depth -= 1
         with _lock:
             _users -= 1
+            torch.set_num_threads(_before[0] if outer is None else outer)
             if _users == 0:
-                torch.set_num_threads(_before[0])
                 abtem.config.set({"fftw.planning_effort": _before[1]})
+                pyfftw.forget_wisdom()
+                pyfftw.import_wisdom(_before[2])
 
 
 def run_units(

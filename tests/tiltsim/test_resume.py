@@ -16,6 +16,7 @@ from dataclasses import replace
 import abtem
 import ase.io
 import numpy as np
+import pyfftw
 import pytest
 import torch
 import xarray as xr
@@ -25,7 +26,7 @@ import structures
 import tiltsim
 from tiltsim.checkpoints import Checkpoints
 from tiltsim.errors import SettingsError
-from tiltsim.scheduling import engine_units
+from tiltsim.scheduling import engine_units, reproducible
 from tiltsim.simulate import prepare
 
 PAIRS = 6
@@ -462,3 +463,52 @@ def test_an_unreachable_scheduler_is_one_sentence(simulate_command, tmp_path, ad
     start = time.perf_counter()
     assert_one_sentence(*simulate_command(tmp_path / "out", "--scheduler", address), "--scheduler", address)
     assert time.perf_counter() - start < 30  # most of it the ten seconds that a slow network is given
+
+
+def test_fourier_transforms_do_not_remember_what_others_measured():
+    shape = (4, 90, 90)
+    waves = np.random.default_rng(0).standard_normal(shape).astype(np.complex64)
+
+    def transformed():
+        with reproducible(1):
+            return abtem.core.fft.fft2(waves.copy(), overwrite_x=False)
+
+    pyfftw.forget_wisdom()
+    before = transformed()
+    with abtem.config.set({"fftw.planning_effort": "FFTW_MEASURE"}):
+        abtem.core.fft.fft2(waves.copy(), overwrite_x=False)
+
+    def wisdom():
+        return [sorted(part.split(b"\n")) for part in pyfftw.export_wisdom()]
+
+    measured = wisdom()
+    np.testing.assert_array_equal(transformed(), before)
+    assert wisdom() == measured
+
+
+def test_threads_are_each_callers_own_again():
+    before = torch.get_num_threads()
+    entered, leave = threading.Event(), threading.Event()
+    found = []
+
+    def other():
+        with reproducible(1):
+            entered.set()
+            leave.wait(10)
+        found.append(torch.get_num_threads())
+
+    try:
+        torch.set_num_threads(3)
+        with reproducible(2):
+            with reproducible(1):
+                assert torch.get_num_threads() == 1
+            assert torch.get_num_threads() == 2
+            thread = threading.Thread(target=other)
+            thread.start()
+            assert entered.wait(10)
+        assert torch.get_num_threads() == 3
+        leave.set()
+        thread.join()
+        assert found == [3]
+    finally:
+        torch.set_num_threads(before)

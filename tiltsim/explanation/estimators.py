@@ -1,4 +1,4 @@
-"""Independent ways to say what tilt adds to d in every domain, each with its error and what it takes for granted."""
+"""Several ways to say what tilt adds to d in every domain, each with its error and what it takes for granted."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class Estimate:
     tilt_cov : ndarray (variant, 2, 2)
     silent : str
         Why it says nothing; empty where it does.
+    apart_cov : ndarray (variant, 2, 2), optional
+        Covariance of its difference from the inversion's bias, where they share data; by default they are independent.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Estimate:
     tilt: Floats = field(default_factory=lambda: np.full((0, 2), np.nan))
     tilt_cov: Floats = field(default_factory=lambda: np.full((0, 2, 2), np.nan))
     silent: str = ""
+    apart_cov: Floats | None = None
 
     @property
     def speaks(self) -> bool:
@@ -73,7 +76,7 @@ def from_inversion(inversion: Inversion) -> Estimate:
 
 
 def from_reference(inversion: Inversion) -> Estimate:
-    """What the images of the variants say of d if their columns are as tilted as the reference's.
+    """What all images say of d of a variant if its columns are as tilted as the reference's.
 
     Parameters
     ----------
@@ -93,25 +96,25 @@ def from_reference(inversion: Inversion) -> Estimate:
             f"the averaged cells are unlike the library's, and so is the lens that it would use (reduced χ² {inversion.misfit.reduced:.1f})",
         )  # fmt: skip
     theta, curvature = inversion.solution.theta, inversion.solution.covariance
-    at = [[layout.place(n, r) for n in ("tilt_x", "tilt_y")] for r in range(count + 1)]
-    bias, cov = [], []
+    reference = [layout.place(n, count) for n in ("tilt_x", "tilt_y")]
+    bias, cov, apart_cov = [], [], []
     for number in range(count):
         region = regions[number]
-        places = [layout.place(n, number) for n in ("d_x", "d_y")]
-        # Where tilt is held elsewhere, the best d follows, with all that regions share.
-        follows = curvature[np.ix_(places, at[number])] @ np.linalg.inv(
-            curvature[np.ix_(at[number], at[number])]
-        )
-        d = np.zeros((2, len(theta)))
-        d[:, places], d[:, at[number]] = np.eye(2), -follows
-        d[:, at[count]] = follows @ region.turn().T @ regions[count].turn()
-        d = region.stretch() @ d
-        bias.append(region.apparent - d @ theta)
-        cov.append(d @ inversion.covariance @ d.T)
+        # How the film's tilt differs from the reference's, along the film's lattice: where that is held at 0, d and all else follow.
+        apart, d = np.zeros((2, len(theta))), np.zeros((2, len(theta)))
+        apart[:, [layout.place(n, number) for n in ("tilt_x", "tilt_y")]] = np.eye(2)
+        apart[:, reference] = -region.turn().T @ regions[count].turn()
+        d[:, [layout.place(n, number) for n in ("d_x", "d_y")]] = region.stretch()
+        follows = d @ curvature @ apart.T @ np.linalg.inv(apart @ curvature @ apart.T)
+        held = d - follows @ apart
+        bias.append(region.apparent - held @ theta)
+        cov.append(held @ inversion.covariance @ held.T)
+        moved = follows @ apart
+        apart_cov.append(moved @ inversion.covariance @ moved.T)
     tilt, tilt_cov = inversion.tilt[count], inversion.tilt_cov[2 * count :, 2 * count :]
     return Estimate(
         name, assumes, np.stack(bias), np.stack(cov), np.repeat(tilt[None], count, axis=0),
-        np.repeat(tilt_cov[None], count, axis=0),
+        np.repeat(tilt_cov[None], count, axis=0), apart_cov=np.stack(apart_cov),
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class Forward:
 
     @cached_property
     def _known(self) -> dict[tuple[object, ...], Floats]:
-        """What has been asked for before: several estimators ask for the same slopes."""
+        """What has been asked for before: correction, attribution and what-if maps ask for the same slopes."""
         return {}
 
     @cached_property

@@ -205,12 +205,13 @@ def _differ(d: Floats) -> bool:
 
 
 def contradiction(one: Estimate, other: Estimate) -> float:
-    """Largest χ², over the variants, of the difference of two estimates of the bias."""
+    """Largest χ², over the variants, of the difference of the inversion's bias and of another estimate."""
+    covariances = one.bias_cov + other.bias_cov if other.apart_cov is None else other.apart_cov
     found = []
-    for a, b, ca, cb in zip(one.bias, other.bias, one.bias_cov, other.bias_cov, strict=True):
+    for a, b, covariance in zip(one.bias, other.bias, covariances, strict=True):
         if np.isfinite(a).all() and np.isfinite(b).all():
             apart = a - b
-            found.append(float(apart @ np.linalg.solve(ca + cb + GRANTED**2 * np.eye(2), apart)))
+            found.append(float(apart @ np.linalg.solve(covariance + GRANTED**2 * np.eye(2), apart)))
     return max(found, default=0.0)
 
 

@@ -124,6 +124,8 @@ def _coefficients(
     some = bool(lens.any())
     scored = scores(True, names if some else names[:1])
     lead = np.broadcast_shapes(scored.shape[1:-1], lens.shape[:-1])
+    # Axes that only the lenses have come after the derivatives.
+    scored = scored.reshape(len(scored), *(1,) * (len(lead) + 2 - scored.ndim), *scored.shape[1:])
     rows = np.broadcast_to(scored, (len(scored), *lead, scored.shape[-1])).reshape(
         len(scored), -1, scored.shape[-1]
     )
@@ -150,6 +152,7 @@ def _coefficients(
     parts[..., opposite] = whole.conj()
     parts[..., kept] = whole
     parts = parts.reshape(*parts.shape[:-1], len(orders), len(orders))
+    found = {name: np.broadcast_to(whole, (*lead, *whole.shape[-2:])) for name, whole in found.items()}
     if some:
         for name, part in zip(("", *SPECIMEN), parts, strict=False):
             found[name] = found[name] + part

@@ -77,7 +77,7 @@ class LibraryRequest:
     phonons : FrozenPhonons
         Pairs for each structure; each pair holds 16 independent draws.
     lens : LensBox, optional
-        Residual aberrations that the library answers for too, which takes twice the time: `tiltsim explain` needs them.
+        Residual aberrations that the library answers for too, which takes more than twice the time: `tiltsim explain` needs them.
     d_steps : int
         Steps of d from 0 to ``polar_pm`` along each axis: 1, or 2, which takes twice the time and leaves no picometre out between nodes.
     """
@@ -103,6 +103,11 @@ class LibraryRequest:
         if self.step_cells < 2 or self.step_cells % 2:
             raise SettingsError(
                 f"step_cells {self.step_cells} must be even: octahedra alternate along the beam."
+            )
+        if self.lens is not None and self.step_cells < 4:
+            raise SettingsError(
+                f"step_cells {self.step_cells} leaves no thickness between, from which a library with a lens learns its errors; "
+                "give at least 4."
             )
         if not 5.0 <= self.polar_pm <= 60.0:
             raise SettingsError(
@@ -185,8 +190,14 @@ class LibraryRequest:
     @property
     def held_out_tilts(self) -> TiltSeries:
         """Of theirs; between the nodes, and symmetric."""
-        axis = tuple(round(share * self.largest_tilt, 6) for share in (-0.6, -0.15, 0.15, 0.6))
-        return TiltSeries(axis, axis)
+        step = 2.0 * self.largest_tilt / (self.tilts - 1)
+        found = []
+        for share in (0.15, 0.6):
+            place = share * self.largest_tilt / step
+            if abs(place - round(place)) < 0.25:  # too near to a node
+                place = round(place) - 0.5 if round(place) else 0.5
+            found.append(round(place * step, 6))
+        return TiltSeries((-found[1], -found[0], *found), (-found[1], -found[0], *found))
 
     @property
     def held_out_cells(self) -> tuple[int, ...]:

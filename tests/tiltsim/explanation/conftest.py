@@ -37,7 +37,7 @@ WRONG = 0.01
 
 
 def smooth_errors(changes, cells):
-    """Errors as smooth as images are, of every node, as phonons and the lens' polynomial leave them."""
+    """Errors as smooth as images are, of every node, as those of phonons and of the model are."""
     rng, found = np.random.default_rng(3), []
     for node, change in changes.items():
         n = change.shape[-1]
@@ -108,7 +108,7 @@ def film(
         wall_width=2.0,
     )
     specimen = SpecimenRequest(
-        phase="R3c", domains=domains, tilt=TILT, azimuth=AZIMUTH, thickness=THICKNESS, lean="variant", lean_scale=LEAN,
+        phase="R3c", domains=domains, tilt=TILT, azimuth=AZIMUTH, thickness=THICKNESS, lean="variant", lean_scale=changes.pop("lean_scale", LEAN),
         substrate=substrate, rotation=1.0, **changes,
     )  # fmt: skip
     faults = Faults(probe=replace(as_faults(lens), source_fwhm=0.85), detection=Detection(dose_per_A2=dose))

@@ -138,9 +138,10 @@ def test_variants_share_errors_of_phonons_and_no_others(lens_library):
     shared = {k: alike[k].reshape(-1, size).T @ mirrored[k].reshape(-1, size) for k in alike}
     whole = sum(images.reshape(-1, size).T @ images.reshape(-1, size) for images in alike.values())
     scale = np.abs(whole).max()
-    np.testing.assert_allclose(first @ second.T, 0.85 * shared["phonons"], atol=0.02 * scale)
+    alone = np.abs(shared["phonons"]).max()
+    assert alone > 0.2 * scale
+    np.testing.assert_allclose(first @ second.T, 0.85 * shared["phonons"], atol=0.05 * alone)
     np.testing.assert_allclose(first @ first.T, whole, atol=0.02 * scale)
-    assert np.abs(shared["phonons"]).max() > 0.2 * scale
 
 
 def test_profiles_of_a_well_known_unknown_are_parabolas(many):
