@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import tiltsim
-from analysis.drawing import SMALL, TEXT
+from analysis.drawing import PALETTE, SMALL, TEXT
 from tiltsim.explanation.fitting import Posterior
 from tiltsim.explanation.inversion import in_image_axes
 from tiltsim.explanation.model import PRIORS, SOURCE, Model
@@ -116,11 +116,11 @@ def plot_bound_study(found: xr.Dataset) -> Figure:
     for n, dose in enumerate(found.dose.values):
         one = found.sel(dose=dose)
         for ending, style in (("", "--o"), ("_with_lens", "-s")):
-            label = f"{dose:.0e} e/Å², lens {'unknown' if ending else 'known'}"
+            label = f"{dose / 1e4:g}·10⁴ e/Å², lens {'unknown' if ending else 'known'}"
             left.loglog(
-                one.cells, one[f"bound_tilt{ending}"], style, color=f"C{n}", markersize=4, label=label
+                one.cells, one[f"bound_tilt{ending}"], style, color=PALETTE[n], markersize=4, label=label
             )
-            right.semilogx(one.cells, one[f"ratio_tilt{ending}"], style, color=f"C{n}", markersize=4)
+            right.semilogx(one.cells, one[f"ratio_tilt{ending}"], style, color=PALETTE[n], markersize=4)
     right.axhline(1, color="0.4", linewidth=0.8)
     right.set_ylim(0, 2.5)
     left.set_ylabel("Fisher bound of tilt, along each axis (mrad)", fontsize=TEXT)
