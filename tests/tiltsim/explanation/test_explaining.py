@@ -5,6 +5,7 @@ import pytest
 
 import tiltsim
 from tests.tiltsim.explanation.conftest import LEAN, LENS, THICKNESS, film, truth_of
+from tiltsim.explanation.verdict import THIN
 from tiltsim.lens import COMPONENTS
 
 
@@ -19,6 +20,12 @@ def pulls(found, field):
         result.append((found.inversion.tilt[n] - tilt) / np.sqrt(np.diag(found.inversion.tilt_cov)[block]))
         result.append((found.inversion.d[n] - d) / np.sqrt(np.diag(found.inversion.bias_cov)[block]))
     return np.array(result)
+
+
+def test_a_thin_film_is_told_to_hide_a_wrong_microscope(two_variants):
+    _, found = two_variants
+    assert found.inversion.number("thickness")[0] < THIN
+    assert sum("make sure of them" in remark for remark in found.verdict.remarks) == 1
 
 
 def test_tilt_and_d_of_two_variants_are_read_within_their_errors(two_variants):
