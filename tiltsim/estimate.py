@@ -135,7 +135,9 @@ def trial_seconds(job: Job, arrangement: Needs) -> float:
     finally:
         torch.set_num_threads(before)
     propagating = per_wave_slice * len(incident) * (job.plan.exit_planes[-1] + 1)
-    return building + arrangement.passes * propagating + reading
+    # With a lens a unit is of all residual wave vectors, see tiltsim.smatrix.units.
+    parts = len(grid.wave_vectors) if job.lens else 1
+    return parts * (building + arrangement.passes * propagating + reading)
 
 
 def _reading_seconds(job: Job, passes: int, device: torch.device) -> float:

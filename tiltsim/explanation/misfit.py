@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 #: of a bin's thousand components, a wrong model in these.
 HARMONICS = 6
 
-#: Largest reduced χ² that an answer may leave. Faithful films from the engine leave 0.6 to 1.4 (62 of them); an aperture of 25 mrad instead of 30
+#: Largest reduced χ² that an answer may leave. Of 95 faithful films from the engine one leaves 2.4, the others 0.4 to 1.2; an aperture of 25 mrad instead of 30
 #: leaves 0.8 to 2.6, thin films the less, 100 nm of three-fold astigmatism 28 and more (`benchmarks/explain.py`). Errors are widened by what is left.
 WORST_CHI2 = 1.5
 

@@ -129,7 +129,8 @@ def symmetrized_terms(changes: Singles, base: tuple[int, int], place: tuple[int,
 def _strongest(power: Floats) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
     """Orders along y and x of Fourier coefficients whose mean squares (order_y, order_x) matter, one of each pair of opposite ones."""
     n = len(power)
-    y, x = np.meshgrid(*(np.fft.fftfreq(n, 1.0 / n).astype(int),) * 2, indexing="ij")
+    orders = np.rint(np.fft.fftfreq(n, 1.0 / n)).astype(int)
+    y, x = np.meshgrid(orders, orders, indexing="ij")
     half = (y > 0) | ((y == 0) & (x >= 0))
     y, x, power = y[half], x[half], power[half] / power.sum()
     order = np.argsort(power)[::-1]

@@ -409,7 +409,7 @@ def open_library(path: str | Path) -> Library:
     if dataset.attrs.get("format") != library.request.format:
         raise SettingsError(
             f"{path}: has format {dataset.attrs.get('format')}, this version reads {library.request.format}; build it anew with "
-            "`tiltsim library build`."
+            f"`tiltsim library build{' --lens' if library.lens else ''}`."
         )
     for name in (*_ARRAYS[1:], *(_LENS_ARRAYS if library.lens else ())):
         if name not in dataset or not np.isfinite(dataset[name].values).all():
